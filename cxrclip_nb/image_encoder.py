@@ -81,6 +81,18 @@ def load_backbone(
     net.load_state_dict(state)
 
 # %% ../nbs/30_image_encoder.ipynb #30-image-encoder-028
+def _prefix(net, pool):
+    "Number of tokens in front that stand for no patch; refuses a pool the net can't give."
+    has_class = getattr(net, 'cls_token', None) is not None
+    prefix = getattr(net, 'num_prefix_tokens', int(has_class))
+    pool_tokens(torch.zeros(1, prefix + 1, 1), pool, prefix if has_class or pool != 'token' else 0)
+    return prefix
+
+def _check_films(x, name, size):
+    if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'films must be [B, 3, H, W], got {list(x.shape)}')
+    if size and tuple(x.shape[2:]) != (size, size): raise ValueError(f'{name} was built for {size} x {size} films, got {x.shape[2]} x {x.shape[3]}')
+
+# %% ../nbs/30_image_encoder.ipynb #30-image-encoder-030
 class ImageEncoder(nn.Module):
     "A timm backbone with pooling: normalised films `[B, 3, H, W]` to features `[B, width]`; errors as `make_backbone` and `pool_tokens` (paper, section 3.1)."
     def __init__(self,
@@ -90,26 +102,15 @@ class ImageEncoder(nn.Module):
         image_size:int=224,             # pixels a side
     ):
         super().__init__()
-        self.backbone, self.fixed_size = make_backbone(name, image_size, pretrained)
-        self.name, self.pool, self.image_size = name, pool, image_size
-        net, stats = self.backbone, resolve_model_data_config(self.backbone)
+        net, fixed = make_backbone(name, image_size, pretrained)
+        self.backbone, self.name, self.pool, self.fixed_size = net, name, pool, image_size if fixed else None
         self.width = getattr(net, 'head_hidden_size', None) or net.num_features      # F
-        self.mean, self.std = tuple(stats['mean']), tuple(stats['std'])
-        has_class = getattr(net, 'cls_token', None) is not None
-        self.prefix = getattr(net, 'num_prefix_tokens', int(has_class))
-        pool_tokens(torch.zeros(1, 1 + self.prefix, 1), pool, self.prefix if has_class or pool != 'token' else 0)  # refuse a bad pool now
+        self.mean, self.std = (tuple(resolve_model_data_config(net)[k]) for k in ('mean', 'std'))
+        self.prefix = _prefix(net, pool)
 
+    def patches(self, x:Tensor)->Tensor: # [B, 3, H, W] -> [B, N, F]
+        return self.tokens(x)[:, self.prefix:]           # row by row, without class token and registers
     def tokens(self, x:Tensor)->Tensor:  # [B, 3, H, W] -> [B, prefix + N, F]
-        "All tokens of the last layer; `ValueError` for films of another size where the net's grid is fixed."
-        if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'films must be [B, 3, H, W], got {list(x.shape)}')
-        if self.fixed_size and tuple(x.shape[2:]) != (self.image_size,)*2:
-            raise ValueError(f'{self.name} was built for {self.image_size} x {self.image_size} films, got {x.shape[2]} x {x.shape[3]}')
+        _check_films(x, self.name, self.fixed_size)
         return to_tokens(self.backbone(x), getattr(self.backbone, 'output_fmt', 'NCHW'))
-
-    def patches(self, x:Tensor)->Tensor: # [B, 3, H, W] -> [B, N, F], row by row
-        "The patch tokens alone, without class token and registers."
-        return self.tokens(x)[:, self.prefix:]
-
-    def forward(self, x:Tensor)->Tensor: # [B, 3, H, W] -> [B, F]
-        "Pooled features of a batch of films."
-        return pool_tokens(self.tokens(x), self.pool, self.prefix)
+    def forward(self, x:Tensor)->Tensor: return pool_tokens(self.tokens(x), self.pool, self.prefix)  # [B, 3, H, W] -> [B, F]

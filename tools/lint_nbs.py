@@ -24,7 +24,7 @@ def code_faults(stem, i, cell):
     if len(lines) > LINES: yield f'{where}: {len(lines)} lines (at most {LINES})'
     if exports(src) and directives(src) & FLAGS: yield f'{where}: a test flag on an exported cell'
     if exports(src) and re.search(r'^\s*[%!]', src, re.M): yield f'{where}: a magic in an exported cell breaks the export'
-    first = next((k for k, l in enumerate(lines) if l.strip() and not re.match(r'#\s*\|', l)), 0)
+    first = next((k for k, l in enumerate(lines) if l.strip() and not re.match(r'#\s*\|', l)), len(lines))
     if any(re.match(r'#\s*\|', l) for l in lines[first:]): yield f'{where}: a directive below other lines is ignored'
     if re.search(r'^#\s*\|\s*eval:\s*false', src, re.M): yield f'{where}: eval: false never runs'
     if "filterwarnings('ignore')" in src: yield f'{where}: hides warnings'
