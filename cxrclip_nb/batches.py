@@ -57,12 +57,20 @@ def _label_faults(row, bank):
             except LabelError as e: yield row['study_id'], column, str(e); continue
             if bank and form not in bank.get(name, ()): yield row['study_id'], column, f'the prompt bank has no {form!r} sentence for {name!r}'
 
+# %% ../nbs/22_batches.ipynb #22-batches-019
 def _first_views(row):
     "Two films for evaluation: the first, and the first of another view, else the second, else the first again."
-    other = next((k for k, v in enumerate(row['views']) if v != row['views'][0]), min(1, len(row['views']) - 1))
-    return 0, other
+    return 0, next((k for k, v in enumerate(row['views']) if v != row['views'][0]), min(1, len(row['views']) - 1))
 
-# %% ../nbs/22_batches.ipynb #22-batches-018
+def _two_images(row, root, size, rng):
+    "uint8 `[2, S, S]` of a study; no `rng`: the evaluation views. A film used twice is read once; `FilmError` names study and film."
+    pair = _first_views(row) if rng is None else sample_views(row['images'], row['views'], rng)
+    side = None if rng is None else math.ceil(1.3*size)             # keeps the resolution of the smallest crop
+    try: films = {k: read_film(Path(root)/row['images'][k], side) for k in dict.fromkeys(pair)}
+    except FilmError as e: raise FilmError(f"study {row['study_id']}: {e}") from e
+    return np.stack([eval_view(films[k], size) if rng is None else train_view(films[k], size, rng) for k in pair])
+
+# %% ../nbs/22_batches.ipynb #22-batches-024
 class StudyDataset(Dataset):
     "Studies as pairs of images and pairs of texts; an item is `dict(images uint8 [2, 1, S, S], texts (str, str), study_id)`."
     def __init__(self,
@@ -76,29 +84,19 @@ class StudyDataset(Dataset):
         "`StudyError` lists every fault of the table, unknown labels included."
         self.rows, self.root, self.image_size = validate_studies(studies).to_dict('records'), Path(root), image_size
         self.train, self.seed, self.bank = train, seed, bank
-        faults = [f for row in self.rows if not row['texts'] for f in _label_faults(row, bank)]
-        if faults: raise StudyError(faults)
+        if faults := [f for row in self.rows if not row['texts'] for f in _label_faults(row, bank)]: raise StudyError(faults)
         self.counter = torch.zeros((), dtype=torch.int64).share_memory_()   # the epoch, seen by all workers
 
-    @property
-    def epoch(self)->int: return int(self.counter)
     def set_epoch(self, epoch:int)->None: self.counter.fill_(epoch)
     def __len__(self)->int: return len(self.rows)
 
     def __getitem__(self, index:int)->dict:
-        row = self.rows[index]; rng = rng_for(self.seed, 'item', self.epoch if self.train else 0, index % len(self.rows))
-        try: images = self._images(row, rng)
-        except FilmError as e: raise FilmError(f"study {row['study_id']}: {e}") from e
-        texts = study_texts(row, rng, self.bank) if self.train else study_texts(row, rng, self.bank, max_negatives=len(row['negative']))
+        row = self.rows[index]; rng = rng_for(self.seed, 'item', int(self.counter) if self.train else 0, index % len(self))
+        images = _two_images(row, self.root, self.image_size, rng if self.train else None)
+        texts = study_texts(row, rng, self.bank, **{} if self.train else dict(max_negatives=len(row['negative'])))
         return dict(images=torch.from_numpy(images)[:, None], texts=texts, study_id=row['study_id'])
 
-    def _images(self, row, rng):
-        "uint8 `[2, S, S]`; a film used twice is read once."
-        pair = sample_views(row['images'], row['views'], rng) if self.train else _first_views(row)
-        films = {k: read_film(self.root/row['images'][k], math.ceil(1.3*self.image_size) if self.train else None) for k in dict.fromkeys(pair)}
-        return np.stack([train_view(films[k], self.image_size, rng) if self.train else eval_view(films[k], self.image_size) for k in pair])
-
-# %% ../nbs/22_batches.ipynb #22-batches-031
+# %% ../nbs/22_batches.ipynb #22-batches-035
 class Collate:
     "Items to a batch: images uint8 `[2, B, 1, S, S]`, input_ids and attention_mask int64 `[2, B, L]`, study_ids; `ValueError` for a max_length that is no multiple of 8, or a tokeniser that cannot pad."
     def __init__(self,
@@ -118,7 +116,7 @@ class Collate:
                     input_ids=tokens['input_ids'].unflatten(0, (2, -1)),                   # [2B,L] -> [2,B,L]
                     attention_mask=tokens['attention_mask'].unflatten(0, (2, -1)), study_ids=[item['study_id'] for item in items])
 
-# %% ../nbs/22_batches.ipynb #22-batches-038
+# %% ../nbs/22_batches.ipynb #22-batches-042
 class EpochSampler(Sampler):
     "Row numbers in an order that depends on (seed, epoch) only."
     def __init__(self,
@@ -133,7 +131,7 @@ class EpochSampler(Sampler):
     def __len__(self)->int: return self.n
     def __iter__(self): return iter(rng_for(self.seed, 'order', int(self.counter)).permutation(self.n).tolist())
 
-# %% ../nbs/22_batches.ipynb #22-batches-041
+# %% ../nbs/22_batches.ipynb #22-batches-045
 def _one_thread(worker): cv2.setNumThreads(0); torch.set_num_threads(1)
 
 def make_loader(

@@ -148,7 +148,7 @@ def _girdle(a, s, view):
     clavicles = [[(.5 + d*.035, .175), (.5 + d*.15, .150), (.5 + d*.34, .105)] for d in (-1, 1)]
     out = .30 if view == 'AP' else .40
     blades = sum(shape(s, [(.5 + d*out, .16), (.5 + d*(out + .10), .20), (.5 + d*(out + .05), .46)], .006) for d in (-1, 1))
-    return .9*lines(s, clavicles, .026, .003) + .45*blades
+    return .9*lines(s, clavicles, .026, .003) + 1.1*blades
 
 # %% ../nbs/11_phantoms.ipynb #11-phantoms-016
 def heart_box(
@@ -324,7 +324,7 @@ def _atelectasis(s, a, view, f, lungs, rng):
 def _nodule(s, a, view, f, lungs, rng):
     add = 0
     for _ in range(2 + rng.integers(0, 4)):
-        x, y = _place(replace(f, zone=('upper', 'mid', 'lower')[rng.integers(3)]), view, rng)[0]
+        x, y = _place(replace(f, zone=('upper', 'mid', 'lower')[rng.integers(3)], side=('left', 'right')[rng.integers(2)]), view, rng)[0]
         add = add + disc(s, x + rng.normal(0, .03), y, .016 + .012*f.severity, blur=.003)
     return (.42 + .25*f.severity)*np.minimum(add, 1)*lungs
 
@@ -411,6 +411,7 @@ def draw_film(
     "A film and the masks of its findings; `ValueError` for an unknown view."
     if view not in ('PA', 'AP', 'LATERAL'): raise ValueError(f"view must be 'PA', 'AP' or 'LATERAL', got {view!r}")
     a = adapt(anatomy, findings)
+    if view == 'AP': a = replace(a, floor=a.floor - .03)      # lying down, the breath is less deep
     t, lungs = lateral(a, size, rng) if view == 'LATERAL' else frontal(a, view, size, rng)
     angle, masks = rng.normal(0, 1.5), {}
     for f in findings:
@@ -445,9 +446,10 @@ def sample_findings(
     "The findings of a first study; companions come together."
     if rng.random() < normal: return []
     there = []
-    for label, p in BASE.items():
-        for g in there: p *= BOOST.get((g, label), 1.)
-        if rng.random() < p: there.append(label)
+    while not there:
+        for label, p in BASE.items():
+            for g in there: p *= BOOST.get((g, label), 1.)
+            if rng.random() < p: there.append(label)
     return [sample_finding(l, rng) for l in there[:5]]
 
 # %% ../nbs/11_phantoms.ipynb #11-phantoms-049
@@ -466,10 +468,10 @@ SAID = { # label: (ways to say it is there, names to deny it by, one for the imp
     'Pneumothorax': (('A {side} pleural line without vessels beyond it shows a {large} air leak', 'There is {large} free air in the {side} pleural space', 'Partial collapse of the {side} lung by {large} pleural air'), ('pleural air', 'air leak'), '{large} {side} pleural air leak'),
     'Support Devices': (('Tubes and lines are in expected position', 'A catheter projects over the mediastinum', 'Leads or tubes overlie the chest'), ('tubes or lines', 'indwelling hardware'), 'hardware in place'),
 }
-LARGE = ((.25, ('tiny', 'minimal')), (.5, ('small', 'mild')), (.75, ('moderate', 'moderate-sized')), (2., ('large', 'extensive', 'marked')))
+LARGE = ((.25, ('tiny', 'minimal')), (.5, ('small', 'mild')), (.75, ('moderate', 'moderate-sized')), (2., ('large', 'big', 'marked')))
 HEDGES = ('Possibly, {}', 'It cannot be excluded that {}', 'Questionable: {}', 'Subtle change; {}')
 KEPT = ('{}, unchanged', '{}, as before', 'Again, {}', '{}, stable since the previous film')
-DENIED = ('No {}', 'There is no {}', 'No evidence of {}', '{} is not seen', 'Without {}')
+DENIED = ('No {}', 'There is no evidence of {}', 'No evidence of {}', '{}: none seen', 'Without {}')
 NORMAL = ('The lungs are clear', 'Heart and mediastinum are unremarkable', 'The bones are intact', 'Normal chest', 'Nothing acute', 'Costophrenic angles are sharp', 'Lungs are well expanded')
 
 # %% ../nbs/11_phantoms.ipynb #11-phantoms-050
@@ -571,8 +573,9 @@ def make_phantoms(
     "Draw (or find) a phantom data set; `ValueError` for sizes that cannot be drawn."
     if n_studies < 3 or size < 32: raise ValueError(f'need n_studies >= 3 and size >= 32, got {n_studies} and {size}')
     root = Path(root); card = dict(version=VERSION, n_studies=n_studies, size=size, seed=seed); done = root/'phantoms.json'
-    if done.exists() and json.loads(done.read_text()) == card: return load_studies(root/'studies.parquet')
+    if done.exists() and (root/'studies.parquet').exists() and json.loads(done.read_text()) == card: return load_studies(root/'studies.parquet')
     done.unlink(missing_ok=True); (root/'images').mkdir(parents=True, exist_ok=True)
+    for old in (root/'images').glob('p*_s*_*.jpg'): old.unlink()          # of another seed, size or version
     plans, table = plan_studies(n_studies, seed)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         jobs = pool.map(lambda p: _write_films(*p, root, size, seed), zip(plans, table.images))
@@ -586,7 +589,7 @@ def phantom_masks(
     study_id:str,   # of its table
 )->list[tuple[np.ndarray, dict]]: # a film: uint8 [size, size], {finding: bool mask}
     "The films of a study, drawn again with their masks; `KeyError` for a study that is not there."
-    card = json.loads((Path(root)/'phantoms.json').read_text()); number = int(study_id[1:6]) if study_id[1:6].isdigit() else -1
-    plan = next((p for p in plan_patient(card['seed'], max(number, 0)) if p['study_id'] == study_id), None)
+    card = json.loads((Path(root)/'phantoms.json').read_text()); number = study_id[1:].split('_')[0]
+    plan = next((p for p in plan_patient(card['seed'], int(number) if number.isdigit() else 0) if p['study_id'] == study_id), None)
     if plan is None: raise KeyError(f'no phantom study {study_id!r} in {root}')
     return [_film(plan, k, card['size'], card['seed']) for k in range(len(plan['views']))]
