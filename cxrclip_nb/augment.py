@@ -36,7 +36,7 @@ def crop_box(
         if 0 < ch <= h and 0 < cw <= w: return int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1)), ch, cw
     return _centre_box(h, w, ratio)
 
-# %% ../nbs/21_augment.ipynb #21-augment-018
+# %% ../nbs/21_augment.ipynb #21-augment-019
 def _check_film(
     film:np.ndarray, # what should be a film
 )->None:
@@ -55,7 +55,7 @@ def crop_resize(
     if h <= 0 or w <= 0 or top < 0 or left < 0 or top + h > H + 1e-6 or left + w > W + 1e-6: raise ValueError(f'box {tuple(box)} is not inside a film of {H} x {W}')
     return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BILINEAR, box=(left, top, min(left + w, W), min(top + h, H))))
 
-# %% ../nbs/21_augment.ipynb #21-augment-025
+# %% ../nbs/21_augment.ipynb #21-augment-027
 def clahe(
     film:np.ndarray,  # uint8 [H, W]
     clip:float,       # clip limit, > 0; 1 mild, 4 strong
@@ -65,7 +65,7 @@ def clahe(
     if not clip > 0: raise ValueError(f'the clip limit must be above 0, got {clip}')
     return cv2.createCLAHE(clip, (8, 8)).apply(film)
 
-# %% ../nbs/21_augment.ipynb #21-augment-030
+# %% ../nbs/21_augment.ipynb #21-augment-032
 def train_view(
     film:np.ndarray,         # uint8 [H, W]
     size:int,                # side of the result
@@ -87,7 +87,7 @@ def eval_view(
     top, left = round((H - size)/2), round((W - size)/2)
     return crop_resize(film, (top*h/H, left*w/W, size*h/H, size*w/W), size)
 
-# %% ../nbs/21_augment.ipynb #21-augment-040
+# %% ../nbs/21_augment.ipynb #21-augment-042
 def _grey(x):
     "uint8 or float `[B, 1, H, W]` -> float in 0..1; `ValueError` for anything else."
     if x.ndim != 4 or x.shape[1] != 1: raise ValueError(f'films must be [B, 1, H, W], got {list(x.shape)}')
@@ -107,7 +107,7 @@ def jitter(
     b, c = (1 + brightness*u[0]).to(x.dtype), (1 + contrast*u[1]).to(x.dtype)
     return (b*torch.lerp(x.mean((1, 2, 3), keepdim=True), x, c)).clamp(0, 1)                 # lerp: m + c (x - m)
 
-# %% ../nbs/21_augment.ipynb #21-augment-047
+# %% ../nbs/21_augment.ipynb #21-augment-049
 def normalise(
     x:Tensor,       # [B, 1, H, W] uint8, or float in 0..1
     mean:Sequence,  # of the three channels, in 0..1

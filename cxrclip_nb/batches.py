@@ -46,7 +46,7 @@ def train_tokenizer(
     names = {f'{s[1:-1].lower()}_token': s for s in SPECIAL}
     return PreTrainedTokenizerFast(tokenizer_object=_word_pieces(tok.get_vocab()), model_input_names=['input_ids', 'attention_mask'], model_max_length=512, **names)
 
-# %% ../nbs/22_batches.ipynb #22-batches-017
+# %% ../nbs/22_batches.ipynb #22-batches-020
 FORMS = dict(zip(LABEL_COLUMNS, ('pos', 'neg', 'unc')))
 
 def _label_faults(row, bank):
@@ -57,7 +57,7 @@ def _label_faults(row, bank):
             except LabelError as e: yield row['study_id'], column, str(e); continue
             if bank and form not in bank.get(name, ()): yield row['study_id'], column, f'the prompt bank has no {form!r} sentence for {name!r}'
 
-# %% ../nbs/22_batches.ipynb #22-batches-019
+# %% ../nbs/22_batches.ipynb #22-batches-022
 def _first_views(row):
     "Two films for evaluation: the first, and the first of another view, else the second, else the first again."
     return 0, next((k for k, v in enumerate(row['views']) if v != row['views'][0]), min(1, len(row['views']) - 1))
@@ -70,7 +70,7 @@ def _two_images(row, root, size, rng):
     except FilmError as e: raise FilmError(f"study {row['study_id']}: {e}") from e
     return np.stack([eval_view(films[k], size) if rng is None else train_view(films[k], size, rng) for k in pair])
 
-# %% ../nbs/22_batches.ipynb #22-batches-024
+# %% ../nbs/22_batches.ipynb #22-batches-027
 class StudyDataset(Dataset):
     "Studies as pairs of images and pairs of texts; an item is `dict(images uint8 [2, 1, S, S], texts (str, str), study_id)`."
     def __init__(self,
@@ -96,7 +96,7 @@ class StudyDataset(Dataset):
         texts = study_texts(row, rng, self.bank, **{} if self.train else dict(max_negatives=len(row['negative'])))
         return dict(images=torch.from_numpy(images)[:, None], texts=texts, study_id=row['study_id'])
 
-# %% ../nbs/22_batches.ipynb #22-batches-035
+# %% ../nbs/22_batches.ipynb #22-batches-038
 class Collate:
     "Items to a batch: images uint8 `[2, B, 1, S, S]`, input_ids and attention_mask int64 `[2, B, L]`, study_ids; `ValueError` for a max_length that is no multiple of 8, or a tokeniser that cannot pad."
     def __init__(self,
@@ -116,7 +116,7 @@ class Collate:
                     input_ids=tokens['input_ids'].unflatten(0, (2, -1)),                   # [2B,L] -> [2,B,L]
                     attention_mask=tokens['attention_mask'].unflatten(0, (2, -1)), study_ids=[item['study_id'] for item in items])
 
-# %% ../nbs/22_batches.ipynb #22-batches-042
+# %% ../nbs/22_batches.ipynb #22-batches-045
 class EpochSampler(Sampler):
     "Row numbers in an order that depends on (seed, epoch) only."
     def __init__(self,
@@ -131,7 +131,7 @@ class EpochSampler(Sampler):
     def __len__(self)->int: return self.n
     def __iter__(self): return iter(rng_for(self.seed, 'order', int(self.counter)).permutation(self.n).tolist())
 
-# %% ../nbs/22_batches.ipynb #22-batches-045
+# %% ../nbs/22_batches.ipynb #22-batches-048
 def _one_thread(worker): cv2.setNumThreads(0); torch.set_num_threads(1)
 
 def make_loader(

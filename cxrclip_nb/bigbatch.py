@@ -56,6 +56,7 @@ def contrastive_backward(
     _send_back(model, parts, replay, backward, g_image, g_text, g_scale)
     return {k: v.detach() for k, v in losses.items()}
 
+# %% ../nbs/51_bigbatch.ipynb #51-bigbatch-014
 def _encode_all(model, parts, replay):
     "Step 1: embeddings of all pieces as leaves, no activations kept."
     seen = []

@@ -34,11 +34,12 @@ def _find_columns(frame, given, path):
         if role not in found: raise ValueError(f"{path}: no column for {role} (looked for {', '.join(GUESSES[role])}); there are {_near(role, frame)}; name it with {role}=...")
     return found
 
+# %% ../nbs/13_corpora.ipynb #13-corpora-010
 def _near(name, frame):
     close = difflib.get_close_matches(name, list(map(str, frame.columns)), n=2, cutoff=.5)
     return ', '.join(map(repr, close + [c for c in frame.columns if c not in close]))
 
-# %% ../nbs/13_corpora.ipynb #13-corpora-012
+# %% ../nbs/13_corpora.ipynb #13-corpora-013
 LABEL_COLUMNS_KNOWN = ('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Enlarged Cardiomediastinum', 'Fracture', 'Lung Lesion', 'Lung Opacity', 'No Finding', 'Pleural Effusion',
                        'Pleural Other', 'Pneumonia', 'Pneumothorax', 'Support Devices', 'Emphysema', 'Fibrosis', 'Hernia', 'Infiltration', 'Mass', 'Nodule', 'Pleural Thickening', 'Effusion', 'COVID-19')
 SAME = {'effusion': 'Pleural Effusion', 'normal': 'No Finding', 'pleural thickening': 'Pleural Thickening'}
@@ -58,7 +59,7 @@ def _wide_labels(row, columns):
             except (KeyError, ValueError): raise ValueError(f'column {c!r} holds {row[c]!r}; allowed are 1, 0, -1 and nothing') from None
     return kinds[1.], kinds[0.], kinds[-1.]
 
-# %% ../nbs/13_corpora.ipynb #13-corpora-015
+# %% ../nbs/13_corpora.ipynb #13-corpora-016
 def _value(row, found, role): v = row[found[role]] if role in found else None; return v if isinstance(v, str) else '' if v is None or pd.isna(v) else str(v)
 
 def _unique(items): return list(dict.fromkeys(items))
@@ -76,6 +77,7 @@ def _study(study, rows, found, wide, sections):
     return dict(study_id=study, patient_id=_value(first, found, 'patient').strip(), source=_value(first, found, 'source').strip() or 'csv', split=_value(first, found, 'split').strip().lower(),
                 images=[f for f, _ in films], views=[v for _, v in films], texts=texts, augmented=[], positive=positive, negative=_unique(said['negative']), uncertain=_unique(said['uncertain']))
 
+# %% ../nbs/13_corpora.ipynb #13-corpora-018
 def _group(frame, found, path, wide, sections):
     "All studies; `StudyError` lists rows that cannot be read."
     rows, faults, studies = frame.to_dict('records'), [], {}
@@ -93,7 +95,7 @@ def _group(frame, found, path, wide, sections):
     if faults: raise StudyError(faults)
     return pd.DataFrame(result)
 
-# %% ../nbs/13_corpora.ipynb #13-corpora-017
+# %% ../nbs/13_corpora.ipynb #13-corpora-020
 def read_csv(
     path:str|Path,                  # the CSV (comma or semicolon, UTF-8)
     root:str|Path|None=None,        # folder that image paths are relative to; none: the CSV's own
@@ -117,6 +119,7 @@ def read_csv(
     table = validate_studies(table, root); table.attrs['columns'] = found
     return table
 
+# %% ../nbs/13_corpora.ipynb #13-corpora-021
 def _drop_empty(table, drop):
     says = table[['texts', 'positive', 'negative', 'uncertain']].map(len).sum(axis=1) > 0
     if drop and not says.all(): print(f"{(~says).sum()} of {len(table)} studies have neither text nor label and are left out: {', '.join(table.study_id[~says][:5])} ...")

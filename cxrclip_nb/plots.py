@@ -28,6 +28,7 @@ def _overlay(ax, masks):
         ax.contourf(mask, levels=[.5, 1.5], colors=[color], alpha=.35); ax.plot([], [], color=color, lw=4, label=name)
     if ax.lines: ax.legend(fontsize=5, loc='lower right', framealpha=.7)
 
+# %% ../nbs/01_plots.ipynb #01-plots-009
 def show_films(
     films:Sequence[np.ndarray],          # uint8 [H, W] each
     titles:Sequence[str]|None=None,      # one a film
@@ -47,7 +48,7 @@ def show_films(
         if masks is not None: _overlay(axs[i], masks[i])
     return axs[:len(films)]
 
-# %% ../nbs/01_plots.ipynb #01-plots-013
+# %% ../nbs/01_plots.ipynb #01-plots-015
 def show_matrix(
     m:np.ndarray,                     # [N, M] numbers (a tensor on the CPU will do)
     ax:Axes|None=None,                # draw here; default a new figure
@@ -71,7 +72,7 @@ def show_matrix(
         for (i, j), v in np.ndenumerate(m): ax.text(j, i, f'{v:.2f}', ha='center', va='center', fontsize=7)
     return ax
 
-# %% ../nbs/01_plots.ipynb #01-plots-016
+# %% ../nbs/01_plots.ipynb #01-plots-018
 def show_curves(
     frame:pd.DataFrame,      # one row a step
     columns:Sequence[str],   # which columns to draw
@@ -90,7 +91,7 @@ def show_curves(
     ax.set(xlabel=x, ylabel=ylabel, title=title); ax.grid(alpha=.3); ax.legend(fontsize=7)
     return ax
 
-# %% ../nbs/01_plots.ipynb #01-plots-019
+# %% ../nbs/01_plots.ipynb #01-plots-021
 def show_bars(
     values:Mapping,            # name -> number (dict or Series)
     low:Mapping|None=None,     # name -> lower end of the interval

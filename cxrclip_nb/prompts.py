@@ -101,9 +101,10 @@ def make_bank()->dict[str, dict[str, list[str]]]: # label -> {'pos': [...], 'neg
                               unc=_sentences(('the film is {kind} normal {more}', '{kind} a normal film {more}'), [''], dict(kind=('possibly', 'perhaps', 'probably'), more=MORE)))
     return bank
 
+# %% ../nbs/14_prompts.ipynb #14-prompts-017
 BANK = make_bank()
 
-# %% ../nbs/14_prompts.ipynb #14-prompts-023
+# %% ../nbs/14_prompts.ipynb #14-prompts-024
 def _draw(forms, label, form, rng):
     sentences = forms[label][form]
     return sentences[rng.integers(len(sentences))]
@@ -130,7 +131,7 @@ def expand(
     case = rng.random()
     return text.lower() if case < .1 else text.upper() if case < .15 else text
 
-# %% ../nbs/14_prompts.ipynb #14-prompts-037
+# %% ../nbs/14_prompts.ipynb #14-prompts-038
 FIVE = ('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Pleural Effusion')
 TASKS = ('no', 'evidence', 'ensemble', 'chexpert5x200')
 
@@ -145,7 +146,7 @@ def class_prompts(
     if task == 'evidence': return {l: ([f'No evidence of {l.lower()}'], [f'Findings suggesting {l.lower()}.']) for l in labels}
     return {l: ([] if task == 'chexpert5x200' else list(BANK[l]['neg']), list(BANK[l]['pos'])) for l in labels}
 
-# %% ../nbs/14_prompts.ipynb #14-prompts-040
+# %% ../nbs/14_prompts.ipynb #14-prompts-041
 def load_bank(
     path:str|Path, # JSON: {label: {"pos": [...], "neg": [...], "unc": [...]}}
 )->dict:

@@ -50,7 +50,7 @@ def sample_texts(
     i, j = rng.choice(len(pool), 2, replace=False)
     return pool[i], pool[j]
 
-# %% ../nbs/20_sampling.ipynb #20-sampling-037
+# %% ../nbs/20_sampling.ipynb #20-sampling-038
 def study_texts(
     row:Mapping,             # a row of the study table (dict or Series)
     rng:np.random.Generator,

@@ -78,6 +78,7 @@ def _table_faults(studies, root):
         for film in r.images:
             if not (Path(root)/film).is_file(): yield r.study_id, 'images', f'no film {film} in {root}'
 
+# %% ../nbs/10_studies.ipynb #10-studies-020
 def validate_studies(
     studies:pd.DataFrame,      # columns as in `COLUMNS`; others are kept
     root:str|Path|None=None,   # folder of the films; given, every film must exist
@@ -95,7 +96,7 @@ def validate_studies(
     if faults: raise StudyError(faults)
     return studies.assign(**{c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS})
 
-# %% ../nbs/10_studies.ipynb #10-studies-025
+# %% ../nbs/10_studies.ipynb #10-studies-027
 def split_by_patient(
     studies:pd.DataFrame,  # a study table; its old split is replaced
     valid:float=0.1,       # share of the studies for validation, in [0, 1)
@@ -114,7 +115,7 @@ def split_by_patient(
             where[p] = split; took += sizes[p]
     return studies.assign(split=[where.get(p, 'train') for p in studies.patient_id])
 
-# %% ../nbs/10_studies.ipynb #10-studies-030
+# %% ../nbs/10_studies.ipynb #10-studies-032
 def _holds(studies):
     "What could leak, as sets by name."
     flat = lambda c: {x for cell in studies[c] for x in cell}
@@ -134,7 +135,7 @@ def leakage(
                 rows.append(dict(first=x, second=y, what=what, shared=len(both), examples=both[:3]))
     return pd.DataFrame(rows, columns=['first', 'second', 'what', 'shared', 'examples'])
 
-# %% ../nbs/10_studies.ipynb #10-studies-035
+# %% ../nbs/10_studies.ipynb #10-studies-037
 def save_studies(
     studies:pd.DataFrame, # a study table
     path:str|Path,        # the .parquet to write

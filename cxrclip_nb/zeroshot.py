@@ -90,6 +90,7 @@ def interval(
     draws = draws[np.isfinite(draws)]
     return tuple(np.percentile(draws, [2.5, 97.5])) if len(draws) else (np.nan, np.nan)
 
+# %% ../nbs/60_zeroshot.ipynb #60-zeroshot-025
 def auroc_table(
     truth:np.ndarray,        # [N, C] 1, 0 or NaN (unknown)
     score:np.ndarray,        # [N, C] higher means more likely
@@ -109,7 +110,7 @@ def auroc_table(
     table.attrs['mean'] = dict(value=float(table.auroc[ok].mean()) if ok.any() else np.nan, low=low, high=high, n=int(ok.sum()), left_out=list(table.index[~ok]))
     return table
 
-# %% ../nbs/60_zeroshot.ipynb #60-zeroshot-030
+# %% ../nbs/60_zeroshot.ipynb #60-zeroshot-032
 @torch.no_grad()
 def embed_studies(
     model,                # has embed_films(paths) -> [N, D]
@@ -121,6 +122,7 @@ def embed_studies(
     e = model.embed_films([Path(root)/f for f in films])
     return F.normalize(torch.stack([e[[place[f] for f in cell]].mean(0) for cell in studies.images]), dim=-1)
 
+# %% ../nbs/60_zeroshot.ipynb #60-zeroshot-033
 def zero_shot(
     model,                       # embed_films and embed_texts, e.g. a CXRCLIP
     studies:pd.DataFrame,        # a study table with labels
