@@ -268,7 +268,7 @@ def turn(
 FINDINGS = ('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Fracture', 'Hernia', 'Mass', 'Nodule',
             'Pleural Effusion', 'Pneumothorax', 'Support Devices')
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-041
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-040
 @dataclass(frozen=True)
 class Finding:
     "One finding of a study, the same on all its films."
@@ -281,7 +281,8 @@ class Finding:
     @property
     def signs(self)->tuple: return {'left': (1,), 'right': (-1,), 'bilateral': (-1, 1)}.get(self.side, (1,))   # +1 is the film's right
 
-ZONE_Y = dict(upper=.28, mid=.45, lower=.63)
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-042
+ZONE_Y = dict(upper=.28, mid=.45, lower=.63)   # height of a zone on the film
 
 def adapt(
     a:Anatomy,                   # the patient
@@ -296,7 +297,7 @@ def adapt(
         if f.label == 'Fibrosis': a = replace(a, floor=a.floor - .03*v)
     return a
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-043
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-044
 def _place(f, view, rng, depth=.5):
     "Centre of a lung finding on a film: x from the side of the patient on frontal films, depth on laterals; y from its zone."
     y = ZONE_Y.get(f.zone, .5) + rng.uniform(-.03, .03); out = rng.uniform(.17, .25); z = rng.uniform(.42, .62)
@@ -315,7 +316,7 @@ def _consolidation(s, a, view, f, lungs, rng):
         add = add + (.42 + .22*f.severity)*cloud*(1 - .7*bronchi)
     return add
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-044
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-045
 def _edema(s, a, view, f, lungs, rng):
     centres = [(.51, .45)] if view == 'LATERAL' else [(.40, .46), (.60, .46)]
     haze = sum(disc(s, x, y + .04, .15, .21, blur=.06) for x, y in centres)*lungs
@@ -329,7 +330,7 @@ def _atelectasis(s, a, view, f, lungs, rng):
     paths = [[(.42, y + .04), (.66, y - .01)]] if view == 'LATERAL' else [[(.5 + d*.11, y + .02 + k), (.5 + d*.2, y + k - .005), (.5 + d*.31, y - .035 + k)] for k in (0., .045)]
     return (.38 + .22*f.severity)*lines(s, paths, .020 + .014*f.severity, .005)*lungs
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-046
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-047
 def _nodule(s, a, view, f, lungs, rng):
     add = 0
     for _ in range(2 + rng.integers(0, 4)):
@@ -342,7 +343,7 @@ def _mass(s, a, view, f, lungs, rng):
     lobes = [disc(s, x + rng.normal(0, .22*r), y + rng.normal(0, .22*r), r*rng.uniform(.8, 1), r*rng.uniform(.7, 1), rng.uniform(0, 180), .004) for _ in range(3)]
     return (.50 + .2*f.severity)*np.maximum.reduce(lobes)*lungs
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-047
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-048
 def _fibrosis(s, a, view, f, lungs, rng):
     boxes = [(.32, .74)] if view == 'LATERAL' else [(.5 - a.width, .40), (.60, .5 + a.width)]
     net = []
@@ -356,7 +357,7 @@ def _emphysema(s, a, view, f, lungs, rng):
     holes = sum(disc(s, x, y, rng.uniform(.03, .06), blur=.01) for x, y in centres)
     return -(.06 + .08*f.severity)*np.minimum(holes, 1)*lungs - .04*lungs
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-049
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-050
 def _effusion(s, a, view, f, lungs, rng):
     h = .06 + .20*f.severity; add = 0; base = a.floor + .06
     if view == 'LATERAL': return .62*shape(s, [(.30, base + .16), (.55, base - .35*h), (.70, base + .02 - h), (.80, base - 1.3*h), (.82, base + .2)], .006)*np.maximum(lungs, .25)
@@ -365,7 +366,7 @@ def _effusion(s, a, view, f, lungs, rng):
         add = add + shape(s, [edge(.07, base + .1), edge(.10, base - .25*h), edge(.6*w, base - .45*h), edge(w - .02, base - h), edge(w + .02, base - 1.5*h), edge(w + .03, base + .12)], .006)
     return .62*np.minimum(add, 1)*np.maximum(lungs, .3)
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-050
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-051
 def _pneumothorax(s, a, view, f, lungs, rng):
     gap = .035 + .085*f.severity
     if view == 'LATERAL': return -.22*shape(s, [(.44, a.top), (.34, .24), (.36, .24 + gap), (.60, a.top + gap), (.66, a.top + .03)], .004)*lungs
@@ -374,7 +375,7 @@ def _pneumothorax(s, a, view, f, lungs, rng):
     edge = np.stack([x, y], 1); inner = shape(s, np.concatenate([edge, line[6:]]))
     return -.22*np.clip(outer - inner, 0, 1) + .22*lines(s, [edge[:5]], .009, .002)*outer
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-052
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-053
 def _fracture(s, a, view, f, lungs, rng):
     if view == 'LATERAL': return 0*lungs
     d = f.signs[0]; add = 0
@@ -384,13 +385,13 @@ def _fracture(s, a, view, f, lungs, rng):
         add = add + .34*lines(s, ends, .022, .002) + .40*disc(s, x, y, .020, blur=.004) - .45*lines(s, [[(x, y - 1.6*step), (x, y + 1.6*step)]], .007, .001)
     return add*(.7 + .5*f.severity)
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-053
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-054
 def _hernia(s, a, view, f, lungs, rng):
     r = .065 + .035*f.severity; x, y = (.62, a.floor - .07) if view == 'LATERAL' else (.56, a.floor - .06)
     wall = disc(s, x, y, r, .95*r, blur=.003); fluid = wall.copy(); fluid[:int(y*s)] = 0
     return .42*(wall - disc(s, x, y, r - .012, .95*r - .012, blur=.003)) + .42*fluid - .45*(disc(s, x, y, r - .012, .95*r - .012, blur=.003) - np.minimum(fluid, 1))
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-054
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-055
 def _devices(s, a, view, f, lungs, rng):
     kind = rng.integers(3); paths, add = [], 0
     if view == 'LATERAL': paths = [[(.52, 0), (.53, .16), (.55, .3)]] if kind < 2 else [[(.30, .25), (.42, .40), (.36, .62)]]
@@ -406,7 +407,7 @@ DRAW = {'Atelectasis': _atelectasis, 'Cardiomegaly': _nothing, 'Consolidation': 
         'Fibrosis': _fibrosis, 'Fracture': _fracture, 'Hernia': _hernia, 'Mass': _mass, 'Nodule': _nodule, 'Pleural Effusion': _effusion,
         'Pneumothorax': _pneumothorax, 'Support Devices': _devices}
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-056
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-057
 def _mask(add, f, a, view, lungs):
     s = lungs.shape[0]
     if f.label == 'Emphysema': return lungs > .5
@@ -414,7 +415,7 @@ def _mask(add, f, a, view, lungs):
     x, y, rx, ry = (.37, a.floor - .12, .9*a.heart, 1.05*a.heart) if view == 'LATERAL' else heart_box(a, view)
     return disc(s, x, y, rx, ry, 25 if view == 'LATERAL' else .6*a.tilt, 0) > .5
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-058
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-059
 def draw_film(
     anatomy:Anatomy,             # the patient
     findings:Sequence[Finding],  # of the study; may be empty
@@ -435,7 +436,7 @@ def draw_film(
         if mask.any(): masks[f.label] = mask
     return expose(turn(t.astype(np.float32), angle), view, rng), masks
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-064
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-065
 BASE = {'Cardiomegaly': .16, 'Edema': .11, 'Emphysema': .12, 'Fracture': .11, 'Support Devices': .14, 'Pleural Effusion': .14, 'Pneumothorax': .11,
         'Consolidation': .12, 'Atelectasis': .13, 'Fibrosis': .12, 'Mass': .11, 'Nodule': .13, 'Hernia': .10}
 BOOST = {('Cardiomegaly', 'Edema'): 3., ('Cardiomegaly', 'Pleural Effusion'): 2., ('Edema', 'Pleural Effusion'): 2., ('Fracture', 'Pneumothorax'): 3.,
@@ -444,7 +445,7 @@ BOOST = {('Cardiomegaly', 'Edema'): 3., ('Cardiomegaly', 'Pleural Effusion'): 2.
 SIDED = ('Atelectasis', 'Consolidation', 'Fracture', 'Mass', 'Pleural Effusion', 'Pneumothorax')
 ZONED = ('Consolidation', 'Mass')
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-066
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-067
 def sample_finding(
     label:str, # one of `FINDINGS`
     rng:np.random.Generator,
@@ -454,7 +455,7 @@ def sample_finding(
     severity = rng.uniform(.05, .25) if rng.random() < .17 else rng.uniform(.3, 1)
     return Finding(label, str(rng.choice(sides)) if label in SIDED else '', str(rng.choice(list(ZONE_Y))) if label in ZONED else '', round(float(severity), 3), int(rng.integers(2**31)))
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-067
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-068
 def sample_findings(
     rng:np.random.Generator,
     normal:float=.2, # share of studies without any
@@ -468,7 +469,7 @@ def sample_findings(
             if rng.random() < p: there.append(label)
     return [sample_finding(l, rng) for l in there[:5]]
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-072
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-073
 SAID = { # label: (ways to say it is there, names to deny it by, one for the impression)
     'Atelectasis': (('Bands of collapse are seen at the {side} base with elevation of the {side} diaphragm', 'Plate-like {side} basal collapse', '{Side} lower lobe volume loss with linear bands'), ('lobar collapse', 'volume loss'), '{side} basal collapse'),
     'Cardiomegaly': (('The heart is {large} enlarged', 'The cardiac silhouette measures wider than half of the chest', 'There is {large} cardiac enlargement'), ('cardiac enlargement',), 'enlarged heart'),
@@ -490,7 +491,7 @@ KEPT = ('{}, unchanged', '{}, as before', 'Again, {}', '{}, stable since the pre
 DENIED = ('No {}', 'There is no evidence of {}', 'No evidence of {}', '{}: none seen', 'Without {}')
 NORMAL = ('The lungs are clear', 'Heart and mediastinum are unremarkable', 'The bones are intact', 'Normal chest', 'Nothing acute', 'Costophrenic angles are sharp', 'Lungs are well expanded')
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-073
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-074
 def _say(template, f, rng):
     "A template filled with the finding's side, zone and size."
     large = str(rng.choice(next(words for top, words in LARGE if f.severity < top))); side = f.side or 'both'
@@ -499,7 +500,7 @@ def _say(template, f, rng):
 def _sentence(text): return text[0].upper() + text[1:] + '.'
 def _lower(text): return text[0].lower() + text[1:]
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-074
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-075
 def _found(f, rng, kept):
     "The sentence for one finding: plain, hedged if subtle, unchanged if known from before."
     text = _say(str(rng.choice(SAID[f.label][0])), f, rng)
@@ -508,7 +509,7 @@ def _found(f, rng, kept):
         pattern = str(rng.choice(KEPT)); text = pattern.format(_lower(text) if pattern.startswith('Again') else text)
     return _sentence(text)
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-076
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-077
 def write_report(
     findings:Sequence[Finding],  # of the study; empty: a normal chest
     rng:np.random.Generator,
@@ -523,7 +524,7 @@ def write_report(
     sums = [_sentence(_say(SAID[f.label][2], f, rng)) for f in findings] or [_sentence(str(rng.choice(('no acute disease', 'normal chest', 'no acute cardiopulmonary process', 'unremarkable examination'))))]
     return [' '.join(body), ' '.join(sums[i] for i in rng.permutation(len(sums)))]
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-082
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-083
 VISITS = (('AP',), ('PA', 'LATERAL'), ('PA',), ('AP', 'AP'), ('PA', 'LATERAL', 'AP'), ('PA', 'PA', 'LATERAL', 'LATERAL'))
 
 def plan_patient(
@@ -541,7 +542,7 @@ def plan_patient(
         visits.append(dict(study_id=f'{patient}_s{k}', patient_id=patient, source=source, anatomy=anatomy, findings=findings, kept=[o.label for o in old], views=list(views)))
     return visits
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-084
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-085
 def _labels(study, split, rng):
     "Labels of a study as its source would give them."
     there = [f.label for f in study['findings']]; absent = [l for l in FINDINGS if l not in there]
@@ -557,7 +558,7 @@ def _texts(study, rng):
     keep = [[0, 1], [0], [1]][rng.choice(3, p=[.8, .1, .1])]
     return dict(texts=[first[i] for i in keep], augmented=[second[i] for i in keep])
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-086
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-087
 def plan_studies(
     n_studies:int, # >= 3
     seed:int,
@@ -572,7 +573,7 @@ def plan_studies(
     rows = [_texts(p, rng_for(seed, 'text', p['study_id'])) | _labels(p, s, rng_for(seed, 'label', p['study_id'])) for p, s in zip(plans, table.split)]
     return plans, pd.concat([table, pd.DataFrame(rows)], axis=1)
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-088
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-089
 def _film(plan, k, size, seed): return draw_film(plan['anatomy'], plan['findings'], plan['views'][k], size, rng_for(seed, 'film', plan['study_id'], k))
 
 def _write_films(plan, images, root, size, seed):
@@ -580,7 +581,7 @@ def _write_films(plan, images, root, size, seed):
         ok, data = cv2.imencode('.jpg', _film(plan, k, size, seed)[0], [cv2.IMWRITE_JPEG_QUALITY, 92])
         (root/name).write_bytes(data.tobytes())
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-089
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-090
 VERSION = 1 # of the drawings; a folder drawn by another version is drawn anew
 
 def make_phantoms(
@@ -604,7 +605,7 @@ def make_phantoms(
     with atomic_path(done) as tmp: tmp.write_text(json.dumps(card))
     return load_studies(root/'studies.parquet')
 
-# %% ../nbs/11_phantoms.ipynb #11-phantoms-091
+# %% ../nbs/11_phantoms.ipynb #11-phantoms-092
 def phantom_masks(
     root:str|Path,  # folder of `make_phantoms`
     study_id:str,   # of its table

@@ -109,6 +109,7 @@ def _draw(forms, label, form, rng):
     sentences = forms[label][form]
     return sentences[rng.integers(len(sentences))]
 
+# %% ../nbs/14_prompts.ipynb #14-prompts-025
 def _name_in(label, bank): return label if bank is not None and label in bank else canonical(label)
 
 def expand(
@@ -131,7 +132,7 @@ def expand(
     case = rng.random()
     return text.lower() if case < .1 else text.upper() if case < .15 else text
 
-# %% ../nbs/14_prompts.ipynb #14-prompts-038
+# %% ../nbs/14_prompts.ipynb #14-prompts-039
 FIVE = ('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Pleural Effusion')
 TASKS = ('no', 'evidence', 'ensemble', 'chexpert5x200')
 
@@ -146,7 +147,7 @@ def class_prompts(
     if task == 'evidence': return {l: ([f'No evidence of {l.lower()}'], [f'Findings suggesting {l.lower()}.']) for l in labels}
     return {l: ([] if task == 'chexpert5x200' else list(BANK[l]['neg']), list(BANK[l]['pos'])) for l in labels}
 
-# %% ../nbs/14_prompts.ipynb #14-prompts-041
+# %% ../nbs/14_prompts.ipynb #14-prompts-042
 def load_bank(
     path:str|Path, # JSON: {label: {"pos": [...], "neg": [...], "unc": [...]}}
 )->dict:

@@ -81,14 +81,14 @@ def _median(ranks, w):
     order = np.argsort(ranks); c = np.cumsum(w[..., order], -1)
     return ranks[order][(c >= .5*c[..., -1:]).argmax(-1)]
 
-# %% ../nbs/61_retrieval.ipynb #61-retrieval-019
+# %% ../nbs/61_retrieval.ipynb #61-retrieval-020
 def _check(image, text, texts):
     if image.ndim != 2 or image.shape != text.shape or not len(image): raise ValueError(f'need image and text [N, D] alike, got {list(image.shape)} and {list(text.shape)}')
     if texts is not None and len(texts) != len(image): raise ValueError(f'{len(texts)} texts for {len(image)} embeddings')
     for name, e in (('image', image), ('text', text)):
         if not torch.isfinite(e).all(): raise ValueError(f'{name} embeddings hold NaN or infinity, first in row {int((~torch.isfinite(e)).any(1).nonzero()[0])}')
 
-# %% ../nbs/61_retrieval.ipynb #61-retrieval-021
+# %% ../nbs/61_retrieval.ipynb #61-retrieval-022
 def retrieval_metrics(
     image:Tensor,             # [N, D] unit norm
     text:Tensor,              # [N, D] unit norm; text[i] belongs to image[i]
@@ -100,7 +100,7 @@ def retrieval_metrics(
     _check(image, text, texts)
     return {k: float(v) for k, v in _summary(image_ranks(image, text, texts, chunk), text_ranks(image, text, texts, chunk), ks).items()}
 
-# %% ../nbs/61_retrieval.ipynb #61-retrieval-022
+# %% ../nbs/61_retrieval.ipynb #61-retrieval-023
 def retrieval_table(
     image:Tensor,                # [N, D] unit norm
     text:Tensor,                 # [N, D] unit norm
@@ -116,7 +116,7 @@ def retrieval_table(
     rows = [dict(metric=k, value=float(v), low=interval(draws[k])[0], high=interval(draws[k])[1], chance=chance[k]) for k, v in _summary(i2t, t2i, ks).items()]
     return pd.DataFrame(rows).set_index('metric')
 
-# %% ../nbs/61_retrieval.ipynb #61-retrieval-034
+# %% ../nbs/61_retrieval.ipynb #61-retrieval-036
 def nearest(
     queries:Tensor,    # [Q, D] unit norm
     candidates:Tensor, # [N, D] unit norm

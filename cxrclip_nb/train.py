@@ -9,13 +9,10 @@ __all__ = ['PAPER', 'FREE', 'DataOptions', 'ModelOptions', 'OptimOptions', 'Trai
            'TrainResult', 'finish', 'train', 'parse_config', 'main']
 
 # %% ../nbs/52_train.ipynb #52-train-003
-import json, math, os, sys, time
+import json, math, sys, time
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -164,12 +161,18 @@ def open_model(
     return CXRCLIP(CXRCLIPConfig(image_encoder=config.image_encoder, text_encoder=config.text_encoder, pretrained=config.pretrained, image_size=config.image_size,
                                  embed_dim=config.embed_dim, max_length=config.max_length, temperature=config.temperature), tokenizer)
 
-# %% ../nbs/52_train.ipynb #52-train-030
+# %% ../nbs/52_train.ipynb #52-train-031
 def _jittered(images:Tensor, generator)->Tensor:
     "uint8 `[2, B, 1, H, W]` -> jittered float in 0..1, same shape."
     return jitter(images.flatten(0, 1), generator).unflatten(0, images.shape[:2])
 
 def _seed_of(*keys)->int: return int(rng_for(*keys).integers(2**31))
+
+# %% ../nbs/52_train.ipynb #52-train-033
+def _inputs(batch, config, step, rank):
+    "The model's inputs of a batch: films jittered by a generator of this step and rank."
+    generator = torch.Generator(batch['images'].device).manual_seed(_seed_of(config.seed, 'jitter', step, rank))
+    return dict(images=_jittered(batch['images'], generator), input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
 
 def train_step(
     model:nn.Module,           # prepared by the accelerator
@@ -181,22 +184,18 @@ def train_step(
     total:int,                 # steps of the run
 )->dict[str, float]:           # losses, scale, gradient norm, learning rate
     "One optimiser step; `FloatingPointError` naming step and studies if the loss is not a number."
-    rank, device = accelerator.process_index, batch['images'].device
-    generator = torch.Generator(device).manual_seed(_seed_of(config.seed, 'jitter', step, rank))
-    inputs = dict(images=_jittered(batch['images'], generator), input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
-    lr = config.lr*lr_factor(step, total, int(config.warmup*total))
+    rank, lr = accelerator.process_index, config.lr*lr_factor(step, total, int(config.warmup*total))
     for group in optimizer.param_groups: group['lr'] = lr
     optimizer.zero_grad()
-    losses = contrastive_backward(model, inputs, lambda *e: cxrclip_loss(*e, config.icl_weight, config.tcl_weight), config.micro_batch,
+    losses = contrastive_backward(model, _inputs(batch, config, step, rank), lambda *e: cxrclip_loss(*e, config.icl_weight, config.tcl_weight), config.micro_batch,
                                   lambda i: torch.manual_seed(_seed_of(config.seed, 'dropout', step, rank, i)), accelerator.backward)
     if not torch.isfinite(losses['total']): raise FloatingPointError(f"loss is {losses['total'].item()} at step {step}; studies {batch['study_ids']}")
     norm = accelerator.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()
-    bare = accelerator.unwrap_model(model)
-    with torch.no_grad(): bare.logit_scale.clamp_(max=math.log(100))
-    return {k: v.item() for k, v in losses.items()} | dict(scale=bare.logit_scale.exp().item(), grad_norm=float(norm), lr=lr)
+    bare = accelerator.unwrap_model(model); bare.clip_scale_()
+    return {k: v.item() for k, v in losses.items()} | dict(scale=bare.scale.item(), grad_norm=float(norm), lr=lr)
 
-# %% ../nbs/52_train.ipynb #52-train-038
+# %% ../nbs/52_train.ipynb #52-train-041
 @torch.no_grad()
 def validate(
     model:CXRCLIP,       # unwrapped
@@ -212,7 +211,7 @@ def validate(
     model.train(was)
     return float(np.average(losses, weights=sizes)) if sizes else math.nan
 
-# %% ../nbs/52_train.ipynb #52-train-041
+# %% ../nbs/52_train.ipynb #52-train-044
 def evaluate(
     model:CXRCLIP,             # unwrapped
     studies:pd.DataFrame,      # the studies to evaluate on (one split)
@@ -237,7 +236,7 @@ def evaluate(
 def _flat(name, r, chance):
     return {name: float(r['value']), f'{name}_low': float(r['low']), f'{name}_high': float(r['high']), f'{name}_chance': float(chance)}
 
-# %% ../nbs/52_train.ipynb #52-train-045
+# %% ../nbs/52_train.ipynb #52-train-048
 FREE = ('output_dir', 'num_workers', 'save_every', 'resume') # options that may change on resume
 
 def save_state(
@@ -249,7 +248,7 @@ def save_state(
     "Write all that a resume needs, atomically."
     with atomic_path(path) as tmp: torch.save(dict(model=model.state_dict(), optimizer=optimizer.state_dict(), **rest), tmp)
 
-# %% ../nbs/52_train.ipynb #52-train-046
+# %% ../nbs/52_train.ipynb #52-train-049
 def load_state(
     path:Path,          # a state written by `save_state`
     config:TrainConfig, # of the run that goes on
@@ -261,7 +260,7 @@ def load_state(
     if differ: raise ValueError(f'{path} comes from another configuration; ' + '; '.join(differ))
     return state
 
-# %% ../nbs/52_train.ipynb #52-train-049
+# %% ../nbs/52_train.ipynb #52-train-052
 def _make_room(run_dir:Path)->None:
     "An earlier run in `run_dir` becomes `run_dir.1` (or `.2` ...)."
     if not (run_dir/'last.pt').exists(): return run_dir.mkdir(parents=True, exist_ok=True)
@@ -269,7 +268,7 @@ def _make_room(run_dir:Path)->None:
     run_dir.rename(old); run_dir.mkdir()
     print(f'earlier run kept as {old}')
 
-# %% ../nbs/52_train.ipynb #52-train-052
+# %% ../nbs/52_train.ipynb #52-train-055
 @dataclass
 class Run:
     "A training run on its way; made by `start_run`."
@@ -290,7 +289,7 @@ class Run:
     @property
     def bare(self)->CXRCLIP: return self.accelerator.unwrap_model(self.model)
 
-# %% ../nbs/52_train.ipynb #52-train-053
+# %% ../nbs/52_train.ipynb #52-train-056
 def start_run(
     config:TrainConfig,
 )->Run:
@@ -311,7 +310,7 @@ def start_run(
     return Run(config, Path(config.output_dir), accelerator, studies, root, model, optimizer, train_loader,
                loader('valid') if 'valid' in counts else [], config.max_steps or config.epochs*len(train_loader))
 
-# %% ../nbs/52_train.ipynb #52-train-056
+# %% ../nbs/52_train.ipynb #52-train-059
 def save(
     run:Run,
 )->None:
@@ -320,7 +319,7 @@ def save(
     save_state(run.dir/'last.pt', run.bare, run.optimizer, step=run.step, history=run.history, untrained=run.untrained, config=asdict(run.config))
     with atomic_path(run.dir/'history.csv') as tmp: pd.DataFrame(run.history).to_csv(tmp, index=False)
 
-# %% ../nbs/52_train.ipynb #52-train-057
+# %% ../nbs/52_train.ipynb #52-train-060
 def measure(
     run:Run,
 )->dict:
@@ -328,7 +327,7 @@ def measure(
     held_out = run.studies[run.studies.split == run.config.eval_split]
     return evaluate(run.bare, held_out, run.root, run.config.class_prompts, run.config.seed)
 
-# %% ../nbs/52_train.ipynb #52-train-059
+# %% ../nbs/52_train.ipynb #52-train-062
 def begin(
     run:Run,
 )->None:
@@ -342,7 +341,7 @@ def begin(
     elif run.accelerator.is_main_process: _make_room(run.dir); run.untrained = measure(run); save(run)
     run.accelerator.wait_for_everyone()
 
-# %% ../nbs/52_train.ipynb #52-train-062
+# %% ../nbs/52_train.ipynb #52-train-066
 def fit(
     run:Run,
 )->None:
@@ -364,7 +363,7 @@ def fit(
                 if run.step == run.total: break
                 tick = time.perf_counter()
 
-# %% ../nbs/52_train.ipynb #52-train-065
+# %% ../nbs/52_train.ipynb #52-train-070
 def metrics_table(
     metrics:dict, # of a run, with the untrained ones under 'untrained'
 )->pd.DataFrame:  # a row a metric: chance, untrained, trained, low, high
@@ -374,7 +373,7 @@ def metrics_table(
     return pd.DataFrame([dict(metric=n, chance=metrics[f'{n}_chance'], untrained=untrained.get(n, math.nan), trained=metrics[n],
                               low=metrics[f'{n}_low'], high=metrics[f'{n}_high']) for n in names]).set_index('metric') if names else pd.DataFrame()
 
-# %% ../nbs/52_train.ipynb #52-train-066
+# %% ../nbs/52_train.ipynb #52-train-071
 def save_curves(
     history:pd.DataFrame, # of a run
     path:str|Path,        # the .png to write
@@ -387,7 +386,7 @@ def save_curves(
     with atomic_path(path) as tmp: fig.savefig(tmp, format='png', dpi=80)
     plt.close(fig)
 
-# %% ../nbs/52_train.ipynb #52-train-067
+# %% ../nbs/52_train.ipynb #52-train-072
 @dataclass
 class TrainResult:
     "What a run leaves."
@@ -416,7 +415,7 @@ def train(
     run = start_run(config); begin(run); fit(run)
     return finish(run)
 
-# %% ../nbs/52_train.ipynb #52-train-081
+# %% ../nbs/52_train.ipynb #52-train-088
 def parse_config(
     argv:list[str]|None=None, # words of the command line; default: those of this process
 )->TrainConfig:
@@ -426,6 +425,7 @@ def parse_config(
     if len(argv) == 1 and argv[0].endswith('.json'): return parser.parse_json_file(argv[0])[0]
     return parser.parse_args_into_dataclasses(argv)[0]
 
+# %% ../nbs/52_train.ipynb #52-train-090
 def main(
     argv:list[str]|None=None, # as `parse_config`
 )->None:
