@@ -6,7 +6,7 @@
 __all__ = ['TOY_NAMES', 'rng_for', 'seed_everything', 'pick_device', 'check_shape', 'atomic_path', 'toy_pairs']
 
 # %% ../nbs/00_core.ipynb #00-core-003
-import os, random, shutil, tempfile, zlib
+import hashlib, os, random, shutil, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
@@ -16,12 +16,13 @@ from torch import Tensor
 # %% ../nbs/00_core.ipynb #00-core-007
 def rng_for(
     seed:int,        # the run's seed, >= 0
-    *keys:int|str,   # what the stream is for, e.g. 'crop', epoch, index; integers >= 0
+    *keys:int|str,   # what the stream is for, e.g. 'crop', epoch, index
 )->np.random.Generator: # a stream that depends on seed and keys alone
     "Independent generator for each `(seed, keys)`, the same in every process; `TypeError` for keys that are neither int nor str."
     bad = [k for k in keys if not isinstance(k, (int, str, np.integer))]
     if bad: raise TypeError(f'rng_for: keys must be int or str, got {bad[0]!r}')
-    return np.random.default_rng([seed, *(zlib.crc32(k.encode()) if isinstance(k, str) else int(k) for k in keys)])
+    name = repr([k if isinstance(k, str) else int(k) for k in (seed, *keys)])
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), 'little'))
 
 # %% ../nbs/00_core.ipynb #00-core-015
 def seed_everything(

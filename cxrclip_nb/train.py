@@ -124,7 +124,7 @@ def open_studies(
     if config.studies is None: return _open_phantoms(config)
     path = Path(config.studies); root = Path(config.root or path.parent)
     if not path.is_file(): raise FileNotFoundError(f'no study table at {path}; give a .parquet or .csv file')
-    table = read_csv(path, root=root, seed=config.seed, drop_empty=True, sections=report_sections) if path.suffix.lower() == '.csv' else load_studies(path)
+    table = read_csv(path, root=root, seed=config.seed, sections=report_sections) if path.suffix.lower() == '.csv' else load_studies(path)
     return validate_studies(table, root=root), root
 
 def _open_phantoms(config):
@@ -174,6 +174,7 @@ def _inputs(batch, config, step, rank):
     generator = torch.Generator(batch['images'].device).manual_seed(_seed_of(config.seed, 'jitter', step, rank))
     return dict(images=_jittered(batch['images'], generator), input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
 
+# %% ../nbs/52_train.ipynb #3c74d0b9
 def train_step(
     model:nn.Module,           # prepared by the accelerator
     optimizer,                 # likewise
@@ -395,6 +396,7 @@ class TrainResult:
     metrics: dict           # as in metrics.json
     run_dir: Path           # folder with everything
 
+# %% ../nbs/52_train.ipynb #9ae5a590
 def finish(
     run:Run,
 )->TrainResult:
@@ -408,6 +410,7 @@ def finish(
     run.accelerator.wait_for_everyone(); run.accelerator.free_memory()
     return TrainResult(model, history, metrics, run.dir)
 
+# %% ../nbs/52_train.ipynb #21c9b811
 def train(
     config:TrainConfig,
 )->TrainResult:

@@ -64,7 +64,9 @@ def broken(path): path.write_bytes(path.read_bytes()[:60])
     ('missing film', {}, lambda d: (d/'films'/'7.png').unlink(), '7.png'),
     ('broken film', {}, lambda d: [broken(d/'films'/f'{i}.png') for i in range(24)], '.png'),
     ('no patient', dict(patient_id=['p1'] + [None]*23), None, 'patient'),
-    ('a column of blanks for labels and texts', dict(text=['']*24), None, 'text'),
+    ('one study that says nothing', dict(text=['']*24, labels=['Edema']*23 + [None]), None, 'neither a text nor a label'),
+    ('a label value that is no label', dict(Edema=['1']*23 + ['maybe']), None, "'Edema' holds 'maybe'"),
+    ('an unknown label', dict(text=['']*24, labels=['Edema']*23 + ['Oedemma']), None, "unknown label 'Oedemma'"),
 ])
 def test_faulty_input_ends_in_one_sentence(tmp_path, case, columns, damage, words):
     keep = {k: v for k, v in columns.items() if v is not None}
@@ -74,6 +76,17 @@ def test_faulty_input_ends_in_one_sentence(tmp_path, case, columns, damage, word
     r = run('--studies', path, '--max_steps', 2, '--batch_size', 8, '--output_dir', tmp_path/'out')
     assert r.returncode != 0 and 'Traceback' not in r.stderr, f'{case}: {r.stderr[-2000:]}'
     assert words in r.stderr.splitlines()[-1] or words in r.stderr, f'{case}: {r.stderr[-800:]}'
+
+@pytest.mark.parametrize('column, value, words', [
+    ('positive', [float('nan')], 'positive: holds None (NoneType)'), ('texts', ['  '], 'texts: holds an empty text'), ('texts', 'one string', 'texts: must be a list'),
+])
+def test_faulty_table_ends_in_one_sentence(phantoms, tmp_path, column, value, words):
+    source = phantoms[1].parent; table = pd.read_parquet(phantoms[1]); table[column] = table[column].map(list)
+    if isinstance(value, str): table[column] = value
+    else: table.at[5, column] = value
+    table.to_parquet(tmp_path/'table.parquet')
+    r = run('--studies', tmp_path/'table.parquet', '--root', source, '--max_steps', 2, '--output_dir', tmp_path/'out')
+    assert r.returncode != 0 and 'Traceback' not in r.stderr and words in r.stderr, r.stderr[-2000:]
 
 def test_unwritable_folder_is_found_before_the_first_step(phantoms, tmp_path):
     (tmp_path/'file').write_text('in the way')

@@ -12,10 +12,12 @@ LOOKS_AHEAD = {'train': {'zeroshot', 'retrieval'}}  # a run ends with its evalua
 LINES, OUTPUT_KB, PROSE, TESTED, PICTURES = 25, 200, .6, .5, 3
 LARGE = {'11_phantoms': 400, '80_tour': 400, '21_augment': 300, '12_films': 300}   # films are the point of these
 TEST = re.compile(r'\b(assert|test_\w+|expect_fail|raises)\b')
+PATH = re.compile(r"""(?:^|[\s"'(=:])/(?:home|work|tmp|root|Users|var|opt)/""")
 FLAGS = set()
 
 def directives(src): return set(re.findall(r'^#\s*\|\s*([\w:]+)', src, re.M))
 def exports(src): return bool(directives(src) & {'export', 'exporti', 'exports'})
+def shown(output): return ''.join(output.get('text', [])) + ''.join(output.get('data', {}).get('text/plain', []))
 def is_export_end(src): return 'nbdev_export(' in src
 
 def code_faults(stem, i, cell):
@@ -28,9 +30,10 @@ def code_faults(stem, i, cell):
     if any(re.match(r'#\s*\|', l) for l in lines[first:]): yield f'{where}: a directive below other lines is ignored'
     if re.search(r'^#\s*\|\s*eval:\s*false', src, re.M): yield f'{where}: eval: false never runs'
     if "filterwarnings('ignore')" in src: yield f'{where}: hides warnings'
-    if re.search(r'''["'(\s](/home|/work|/tmp|/root|/Users)/''', src): yield f'{where}: an absolute path'
+    if PATH.search(src): yield f'{where}: an absolute path'
     for o in cell.get('outputs', []):
         if o['output_type'] == 'error': yield f'{where}: stores an error'
+        if PATH.search(shown(o)): yield f'{where}: an output names a path of the machine that made it'
     if exports(src): yield from public_faults(where, src)
 
 def public_faults(where, src):
