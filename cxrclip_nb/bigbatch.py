@@ -7,7 +7,7 @@ __all__ = ['pieces', 'contrastive_backward']
 
 # %% ../nbs/51_bigbatch.ipynb #51-bigbatch-003
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,13 +16,13 @@ from .gather import gather
 # %% ../nbs/51_bigbatch.ipynb #51-bigbatch-007
 @contextmanager
 def _frozen_statistics(
-    model:nn.Module, # whose batch norms shall not update their running statistics
+    model:nn.Module, # whose batch norms shall keep their running statistics
 ):
-    norms = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
-    for m, _ in norms: m.momentum = 0.
+    buffers = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]      # mean, variance, count
+    before = [b.clone() for b in buffers]
     try: yield
     finally:
-        for m, momentum in norms: m.momentum = momentum
+        for b, old in zip(buffers, before): b.copy_(old)
 
 # %% ../nbs/51_bigbatch.ipynb #51-bigbatch-009
 def pieces(
@@ -69,6 +69,8 @@ def _send_back(model, parts, replay, backward, g_image, g_text, g_scale):
     "Step 3: each piece once more, with its share of the gradient."
     start = 0
     for i, part in enumerate(parts):
-        replay(i); e = model(**part); here = slice(start, start := start + e.image.shape[1])
-        proxy = (e.image*g_image[:, here]).sum() + (e.text*g_text[:, here]).sum()
-        backward(proxy + (e.scale*g_scale if i == 0 else 0.*e.scale))
+        more = i + 1 < len(parts) and hasattr(model, 'no_sync')
+        with model.no_sync() if more else nullcontext():
+            replay(i); e = model(**part); here = slice(start, start := start + e.image.shape[1])
+            proxy = (e.image*g_image[:, here]).sum() + (e.text*g_text[:, here]).sum()
+            backward(proxy + (e.scale*g_scale if i == 0 else 0.*e.scale))

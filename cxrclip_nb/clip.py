@@ -47,7 +47,8 @@ class CXRCLIPConfig:
     max_length:int = 256                 # tokens a text, longer ones are cut
     temperature:float = 0.07             # at the start, > 0
     prompts_version:str = PROMPTS_VERSION # of the sentences that labels were turned into
-    pretrained:bool = False              # start from the encoders' published weights (needs them at hand)
+    pretrained:bool = False              # start both encoders from their published weights (needs them at hand)
+    image_weights:str|None = None        # local weights file for the image encoder; None: as pretrained says
 
     def __post_init__(self):
         for k in ('image_mean', 'image_std'): setattr(self, k, None if getattr(self, k) is None else tuple(map(float, getattr(self, k))))
@@ -60,14 +61,14 @@ class CXRCLIPConfig:
 def prepare_films(
     x:Tensor,              # uint8 or float 0..1 [B, 1, H, W], or normalised float [B, 3, H, W]
     config:CXRCLIPConfig,  # with image_mean and image_std
-)->Tensor:                 # [B, 3, H, W] float
+)->Tensor:                 # [B, 3, H, W] float, channels last in memory (see below)
     "Films as the image tower takes them; `ValueError` naming the three accepted kinds."
     if x.ndim == 4 and x.shape[1] == 3 and x.is_floating_point(): return x
     if x.ndim != 4 or x.shape[1] != 1 or not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise ValueError(f'films must be grey uint8 or float in 0..1 [B, 1, H, W], or normalised float [B, 3, H, W]; got {x.dtype} {list(x.shape)}')
     if x.dtype != torch.uint8 and not torch.compiler.is_compiling() and len(x) and (x.amin() < 0 or x.amax() > 1):
         raise ValueError(f'grey float films must lie in 0..1, got {x.amin():.3g} to {x.amax():.3g}: divide bytes by 255, do not normalise twice')
-    return normalise(x, config.image_mean, config.image_std)
+    return normalise(x, config.image_mean, config.image_std).contiguous(memory_format=torch.channels_last)
 
 # %% ../nbs/32_clip.ipynb #32-clip-015
 MAX_LOG_SCALE = math.floor(math.log(100)*2**16)/2**16   # CLIP's bound, rounded down to what float32 holds exactly
@@ -122,7 +123,8 @@ class TwoTowers(Temperature):
     ):
         super().__init__(config.temperature)
         vocab = None if tokenizer is None or 'vocab_size' in (config.text_config or {}) else len(tokenizer)
-        self.image_encoder = ImageEncoder(config.image_encoder, config.image_pool, config.pretrained, config.image_size)
+        image = ImageEncoder(config.image_encoder, config.image_pool, config.image_weights or config.pretrained, config.image_size)
+        self.image_encoder = image.to(memory_format=torch.channels_last)
         self.text_encoder = TextEncoder(config.text_encoder, vocab, config.text_pool, config.pretrained, config.text_config)
         self.config, self.tokenizer = _complete(config, self.image_encoder, self.text_encoder, tokenizer), tokenizer
         self.image_projection = nn.Linear(self.image_encoder.width, config.embed_dim)   # [B, F] -> [B, D]
@@ -172,12 +174,15 @@ def _embed(model, items, batch_size, encode):
 
 def check_pairs(
     prompts:Mapping, # label -> (absent, present), each a str or several
-)->Mapping:          # the same
-    "`ValueError` naming a label without a pair of prompts."
-    if not isinstance(prompts, Mapping): raise ValueError(f'prompts must map a label to (absent, present), got {prompts!r}')
+)->dict:             # label -> (list of absent, list of present)
+    "Each side of a pair as a list of sentences; `ValueError` naming a label without a pair of prompts."
+    if not isinstance(prompts, Mapping): raise ValueError(f'prompts must map a label to (absent, present), got {prompts!r}'[:200])
+    sides, checked = lambda pair: [[s] if isinstance(s, str) else list(s) for s in pair], {}
     for label, pair in prompts.items():
-        if isinstance(pair, str) or len(pair) != 2: raise ValueError(f'prompts of {label!r} must be (absent, present), got {pair!r}')
-    return prompts
+        if isinstance(pair, (str, Mapping)) or len(pair) != 2 or not all(map(len, sides(pair))):
+            raise ValueError(f'prompts of {label!r} must be (absent, present), each a sentence or several; got {pair!r}'[:200])
+        checked[label] = tuple(sides(pair))
+    return checked
 
 # %% ../nbs/32_clip.ipynb #32-clip-038
 class Embedder(TwoTowers):
@@ -199,7 +204,7 @@ class Embedder(TwoTowers):
     def zero_shot(self, films:Sequence, prompts:Mapping)->pd.DataFrame: # N films; label -> (absent, present), each a str or several -> [N, labels] in 0..1
         "Softmax over a film's two cosines; `ValueError` naming a label without a pair of prompts."
         v = self.embed_films(films := list(as_items(films, (str, Path, np.ndarray), 'films')))
-        cosines = lambda side: v @ self.embed_texts([side] if isinstance(side, str) else side).mean(0)            # [N, D] @ [D] -> [N]
+        cosines = lambda side: v @ self.embed_texts(side).mean(0)            # [N, D] @ [D] -> [N]
         columns = {label: torch.stack([cosines(side) for side in pair]).softmax(0)[1].numpy() for label, pair in check_pairs(prompts).items()}
         return pd.DataFrame(columns, index=[i if isinstance(f, np.ndarray) else str(f) for i, f in enumerate(films)])
 
@@ -212,8 +217,9 @@ def write_config(
     path:str|Path,        # the file config.json
     tokenizer:bool=True,  # are a tokenizer's files beside it?
 )->None:
-    "The configuration as JSON with its type and format."
-    Path(path).write_text(json.dumps(dict(model_type=MODEL_TYPE, format=FORMAT, tokenizer=tokenizer, **asdict(config)), indent=2), encoding='utf-8')
+    "The configuration as JSON with its type and format, without `image_weights`."
+    stored = asdict(replace(config, image_weights=None))         # the weights are in the checkpoint; where they came from is nobody's business
+    Path(path).write_text(json.dumps(dict(model_type=MODEL_TYPE, format=FORMAT, tokenizer=tokenizer, **stored), indent=2), encoding='utf-8')
 
 # %% ../nbs/32_clip.ipynb #32-clip-048
 def read_config(
@@ -295,5 +301,5 @@ class CXRCLIP(Embedder, PyTorchModelHubMixin, library_name='cxrclip_nb', tags=['
     @classmethod
     def from_pretrained(cls, folder:str|Path, *, map_location='cpu', **hub)->'CXRCLIP': # folder or hub name; hub: revision, token, cache_dir ...
         folder = _find_folder(folder, **hub); config, has_tokenizer = read_config(folder/'config.json')
-        model = cls(replace(config, pretrained=False), _read_tokenizer(folder) if has_tokenizer else None); model.config = config
+        model = cls(replace(config, pretrained=False, image_weights=None), _read_tokenizer(folder) if has_tokenizer else None); model.config = config
         load_weights(model, folder/'model.safetensors'); return model.to(map_location).eval()

@@ -33,13 +33,19 @@ def _check_file(path):
     if os.path.getsize(path) == 0: raise FilmError(f'{path}: the file is empty')
 
 # %% ../nbs/12_films.ipynb #12-films-011
+def _grey_range(a):
+    "Darkest and brightest value of a film; values far outside the range of the middle 98 % of its pixels do not count."
+    p, q = np.percentile(a[::4, ::4], (1, 99)); far = (q - p)/2 if q > p else np.inf
+    counts = a[(a >= p - far) & (a <= q + far)]
+    return float(counts.min()), float(counts.max())
+
 def _to_grey8(a):
     "Any decoded array [H, W] or [H, W, C] -> uint8 [H, W]."
     if a.ndim == 3: a = a[..., 0] if a.shape[2] < 3 else cv2.cvtColor(np.ascontiguousarray(a[..., :3]), cv2.COLOR_RGB2GRAY)
     if a.dtype == np.uint8: return np.ascontiguousarray(a)
     if a.dtype == bool: return a.astype(np.uint8)*255
-    a = a.astype(np.float32); low, high = float(a.min()), float(a.max())
-    return np.round((a - low)*(255/max(high - low, 1))).astype(np.uint8)
+    low, high = _grey_range(a := a.astype(np.float32))
+    return np.round((a.clip(low, high) - low)*(255/max(high - low, 1))).astype(np.uint8)
 
 def _decode_pillow(im, path):
     from PIL import ImageOps
@@ -67,19 +73,28 @@ def film_size(
 )->tuple[int, int]: # H, W
     "Size of a film from its header alone; `FilmError` names a file that has none."
     _check_file(path)
-    if _is_dicom(path): return _read_dicom(path).shape
+    if _is_dicom(path): return _open_dicom(path, stop_before_pixels=True)[1:]
     with _header(path) as im: w, h = im.size; turned = im.getexif().get(274, 1) > 4
     return (w, h) if turned else (h, w)
 
 # %% ../nbs/12_films.ipynb #12-films-015
-def _read_dicom(path):
-    try: import pydicom; from pydicom.pixels import apply_rescale, apply_voi_lut
+def _open_dicom(path, **options):
+    "The data set and its size (H, W); refused if it is too large or no picture."
+    try: import pydicom
     except ImportError as e: raise FilmError(f'{path} is a DICOM file; to read it: pip install "cxrclip_nb[dicom]"') from e
-    try: d = pydicom.dcmread(path); a = apply_voi_lut(apply_rescale(d.pixel_array, d), d).astype(np.float32)
+    try: d = pydicom.dcmread(path, **options); h, w = int(d.Rows), int(d.Columns)
+    except Exception as e: raise FilmError(f'{path}: a damaged DICOM file, or one without a picture ({e})') from e
+    if h*w > MAX_PIXELS: raise FilmError(f'{path}: {w} x {h} pixels are more than the {MAX_PIXELS:,} allowed')
+    return d, h, w
+
+def _read_dicom(path):
+    d, *_ = _open_dicom(path)
+    try: from pydicom.pixels import apply_rescale, apply_voi_lut; a = apply_voi_lut(apply_rescale(d.pixel_array, d), d).astype(np.float32)
     except Exception as e: raise FilmError(f'{path}: the DICOM pixels cannot be decoded ({e}); compressed ones need pip install "cxrclip_nb[dicom]"') from e
     grey = _to_grey8(a)
     return 255 - grey if d.PhotometricInterpretation == 'MONOCHROME1' else grey
 
+# %% ../nbs/12_films.ipynb #a519006e
 def read_film(
     path:str|Path,            # JPEG, PNG, TIFF, BMP or DICOM, whatever its suffix
     min_side:int|None=None,   # JPEGs are decoded at the smallest scale with min(H, W) >= min_side; none: full size

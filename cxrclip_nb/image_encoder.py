@@ -58,7 +58,8 @@ def make_backbone(
     except Exception as e:
         if pretrained is not True: raise
         raise ValueError(f"no pretrained weights for {name!r} ({type(e).__name__}: {str(e).splitlines()[0][:90]}). They come from the Hugging Face hub "
-                         "or its cache; offline give a local file, pretrained='weights.safetensors', or random weights, pretrained=False") from e
+                         "or its cache; offline give a local file (pretrained='weights.safetensors' here, image_weights='weights.safetensors' in CXRCLIPConfig), "
+                         'or take random weights, pretrained=False') from e
     if not isinstance(pretrained, bool): load_backbone(net, pretrained)
     return net, fixed
 

@@ -517,7 +517,7 @@ def write_report(
     rng:np.random.Generator,
     kept:Sequence[str]=(),       # labels known from the previous study
 )->list[str]:                    # [findings, impression]
-    "A report in two sections; every finding is asserted (or hedged) in both, some of the others are denied."
+    "A report in two sections; every finding is asserted in both (hedged in the findings if subtle), some of the others are denied."
     there = {f.label for f in findings}; absent = [l for l in SAID if l not in there]
     seen = [_found(f, rng, kept) for f in findings]
     denied = [_sentence(str(rng.choice(DENIED)).format(rng.choice(SAID[l][1]))) for l in rng.choice(absent, min(len(absent), rng.integers(3, 7)), replace=False)]

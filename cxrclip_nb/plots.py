@@ -25,7 +25,8 @@ def _overlay(ax, masks):
     for k, (name, mask) in enumerate(masks.items()):
         if not mask.any(): continue
         color = PALETTE[k % len(PALETTE)]
-        ax.contourf(mask, levels=[.5, 1.5], colors=[color], alpha=.35); ax.plot([], [], color=color, lw=4, label=name)
+        ax.contourf(mask, levels=[.5, 1.5], colors=[color], alpha=.15); ax.contour(mask, levels=[.5], colors=[color], linewidths=.9)
+        ax.plot([], [], color=color, lw=4, label=name)
     if ax.lines: ax.legend(fontsize=5, loc='lower right', framealpha=.7)
 
 # %% ../nbs/01_plots.ipynb #01-plots-009
@@ -59,17 +60,19 @@ def show_matrix(
     annotate:bool=False,              # write the numbers into the cells
     vmin:float|None=None,             # lower end of the colours; default -max|m|
     vmax:float|None=None,             # upper end; default max|m|
+    fmt:str='.2f',                    # how numbers are written; '.0f' for counts
 )->Axes:
     "A matrix as colours, red above zero and blue below, with a colour bar."
-    m = np.asarray(m, dtype=float); top = np.abs(m).max() or 1.
-    if ax is None: _, ax = plt.subplots(figsize=(3.4, 2.8), layout='constrained')
+    m = np.asarray(m, dtype=float); top = np.abs(m).max() or 1.; ax = ax or plt.subplots(figsize=(3.4, 2.8), layout='constrained')[1]
     im = ax.imshow(m, cmap='RdBu_r', vmin=-top if vmin is None else vmin, vmax=top if vmax is None else vmax)
     ax.figure.colorbar(im, ax=ax, shrink=.8); ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if names is not None:
         ax.set_xticks(range(len(names)), names, rotation=40, ha='right', fontsize=7)
         if m.shape[0] == m.shape[1]: ax.set_yticks(range(len(names)), names, fontsize=7)
     if annotate:
-        for (i, j), v in np.ndenumerate(m): ax.text(j, i, f'{v:.2f}', ha='center', va='center', fontsize=7)
+        for (i, j), v in np.ndenumerate(m):
+            color = 'white' if abs(im.norm(v) - .5) > .3 else 'black'      # both ends of the colours are dark
+            ax.text(j, i, f'{v:{fmt}}', ha='center', va='center', fontsize=7, color=color)
     return ax
 
 # %% ../nbs/01_plots.ipynb #01-plots-018

@@ -25,27 +25,45 @@ def clean_text(
     return re.sub(r'([.,;:])(?:\s*[.,;:])+', r'\1', text).strip(' ,;:')
 
 # %% ../nbs/15_reports.ipynb #15-reports-012
-HEADS = {'findings': 'findings', 'finding': 'findings', 'findings and impression': 'findings', 'findings/impression': 'findings', 'report': 'findings',
-         'impression': 'impression', 'impressions': 'impression', 'conclusion': 'impression', 'conclusions': 'impression', 'summary': 'impression', 'opinion': 'impression'}
-OTHER_HEADS = ('final report', 'wet read', 'examination', 'exam', 'study', 'indication', 'clinical indication', 'history', 'clinical history', 'clinical information', 'reason for exam',
-               'reason for examination', 'technique', 'comparison', 'comparisons', 'recommendation', 'recommendations', 'notification', 'addendum', 'procedure', 'views', 'dictating',
-               'presentation', 'signed by', 'attestation', 'preamble', 'pattern', 'end of impression')
+HEADS = {'final report': 'loose', 'views of the chest': 'findings', 'findings': 'findings', 'finding': 'findings', 'report': 'findings',
+         'findings and impression': 'findings', 'findings/impression': 'findings', 'impression': 'impression', 'impressions': 'impression',
+         'conclusion': 'impression', 'conclusions': 'impression', 'summary': 'impression', 'opinion': 'impression'}
+OTHER_HEADS = ('wet read', 'examination', 'exam', 'study', 'indication', 'clinical indication', 'history', 'clinical history', 'clinical information',
+               'reason for exam', 'reason for examination', 'technique', 'comparison', 'comparisons', 'recommendation', 'recommendations',
+               'notification', 'addendum', 'procedure', 'views', 'dictating', 'presentation', 'signed by', 'attestation', 'preamble', 'pattern',
+               'end of impression')
 _names = '|'.join(re.escape(h).replace(r'\ ', r'\s+') for h in sorted((*HEADS, *OTHER_HEADS), key=len, reverse=True))
-_HEAD = re.compile(rf'(?:^|(?<=\n))[ \t]*({_names})[ \t]*(?::|(?=\n|$))|(?<=[.\s])({"|".join(h.upper() for h in HEADS)}):', re.I)
-_INLINE = re.compile(rf'(?<=[.!?])\s+(?=(?:{"|".join(sorted((*HEADS, *OTHER_HEADS), key=len, reverse=True))}):)', re.I)
+_views = r'(?:(?:single|two|\d|pa|ap|lateral|frontal|portable|upright|supine|and|&|,)\s*)*views?\s+of\s+(?:the\s+)?chest(?=\s*:)'
+_HEAD = re.compile(rf'\s*(?:({_names})|{_views})\s*(:|$)', re.I)
+_INLINE = re.compile(rf'(?<=[.!?])\s+(?=(?:{_names}|{_views})\s*:)'
+                     rf'|(?<=\S)(?<!AND)(?<!OF)\s+(?=(?-i:FINDINGS?|IMPRESSIONS?|CONCLUSIONS?|FINDINGS AND IMPRESSION):)', re.I)
+_SURE = ('findings', 'impression', 'impressions', 'conclusion', 'conclusions', 'views of the chest')   # with a colon: heads wherever they open a line
 
+def _head(line, above):
+    "(name, rest of the line) if a head opens the line, else (None, line); `above`: the line above, '' if that is empty or a head alone."
+    m = _HEAD.match(line)
+    if m is None: return None, line
+    name, colon = ' '.join((m.group(1) or 'views of the chest').lower().split()), bool(m.group(2))
+    ended = not above or above.rstrip('")\'')[-1:] in ('.', '!', '?')
+    capitals = line.strip()[0].isupper() if colon else line.strip().isupper()
+    if ended or colon and name in _SURE or capitals and not above.isupper(): return name, line[m.end():]
+    return None, line
+
+# %% ../nbs/15_reports.ipynb #a8315a0c
 def split_sections(
     report:str,        # free text, lines as they are
 )->dict[str, str]:     # {'findings': ..., 'impression': ...}, cleaned; '' for a section that is not there
-    "The two sections of a report; a report without heads is all findings; `TypeError` for anything but text."
-    _must_be_text(report); report = _INLINE.sub('\n', report.replace('\r', ''))
-    heads = [m for m in _HEAD.finditer(report)]
-    parts = {'findings': [], 'impression': []}
-    for m, after in zip(heads, [*heads[1:], None]):
-        name = ' '.join((m.group(1) or m.group(2)).lower().split())
-        if name in HEADS: parts[HEADS[name]].append(clean_text(report[m.end():after.start() if after else None]))
-    if not heads: parts['findings'] = [clean_text(report)]
-    return {k: ' '.join(p for p in v if p) for k, v in parts.items()}
+    "The two sections of a report; findings without a head are those before the impression; `TypeError` for anything but text."
+    _must_be_text(report)
+    parts, where, above, heads = dict(findings=[], impression=[], loose=[], other=[]), 'loose', '', 0
+    for line in _INLINE.sub('\n', report.replace('\r\n', '\n').replace('\r', '\n')).split('\n'):
+        name, rest = _head(line, above); above = rest.strip()
+        if name: where, heads, new = HEADS.get(name, 'other'), heads + 1, not above
+        elif not above and where == 'other' and not new and not parts['impression']: where = 'loose'    # its paragraph is over
+        elif above: new = False
+        parts[where].append(rest)
+    findings, impression, loose = (clean_text('\n'.join(parts[k])) for k in ('findings', 'impression', 'loose'))
+    return dict(findings=findings or (loose if not heads or '.' in loose else ''), impression=impression)
 
 # %% ../nbs/15_reports.ipynb #15-reports-015
 def report_sections(
@@ -74,8 +92,8 @@ def shuffle_sentences(
     text:str,
     rng:np.random.Generator, # of the order
 )->str:
-    "The sentences of a text in another order; changed whenever at least two sentences differ."
-    s = split_sentences(text)
+    "The sentences of a text in another order, each with its end mark; changed whenever at least two sentences differ."
+    s = [t if re.search(r'[.!?]["\')]?$', t) else t + '.' for t in split_sentences(text)]
     if len(set(s)) < 2: return text
     while (new := [s[i] for i in rng.permutation(len(s))]) == s: pass
     return ' '.join(new)

@@ -78,8 +78,9 @@ def _summary(i2t, t2i, ks, weight=None):
     return result | dict(RSUM=sum(result.values()), MdR=_median(i2t, w))
 
 def _median(ranks, w):
-    order = np.argsort(ranks); c = np.cumsum(w[..., order], -1)
-    return ranks[order][(c >= .5*c[..., -1:]).argmax(-1)]
+    "Median of `ranks`, each counted `w` [..., N] times: at an even count the mean of the two in the middle."
+    order = np.argsort(ranks); c = np.cumsum(w[..., order], -1); half = .5*c[..., -1:]
+    return .5*(ranks[order][(c >= half).argmax(-1)] + ranks[order][(c > half).argmax(-1)])
 
 # %% ../nbs/61_retrieval.ipynb #61-retrieval-020
 def _check(image, text, texts):

@@ -7,8 +7,8 @@ __all__ = ['LABEL_COLUMNS', 'LIST_COLUMNS', 'COLUMNS', 'VIEWS', 'SPLITS', 'map_v
            'split_by_patient', 'leakage', 'save_studies', 'load_studies']
 
 # %% ../nbs/10_studies.ipynb #10-studies-003
-import re
-from collections.abc import Iterable
+import itertools, re
+from collections import Counter
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -22,14 +22,18 @@ VIEWS = ('PA', 'AP', 'LATERAL', 'UNKNOWN')
 SPLITS = ('train', 'valid', 'test')
 
 # %% ../nbs/10_studies.ipynb #10-studies-011
+_VIEW_WORDS = dict(PA='PA', POSTEROANTERIOR='PA', AP='AP', ANTEROPOSTERIOR='AP', **dict.fromkeys(('LATERAL', 'LAT', 'LL', 'RL', 'LLAT', 'RLAT'), 'LATERAL'))
+
 def map_view(
     spelling, # what the corpus says; anything, also None or NaN
 )->str:       # one of `VIEWS`
-    "View of a film from its spelling; what is not recognised is UNKNOWN."
-    s = re.sub(r'[^A-Z]+', ' ', spelling.upper()).split() if isinstance(spelling, str) else []
-    if {'LL', 'RL', 'LATERAL', 'LAT', "LLAT"} & set(s): return 'LATERAL'
-    if {'PA', 'POSTEROANTERIOR'} & set(s): return 'PA'
-    return 'AP' if {'AP', 'ANTEROPOSTERIOR', 'PORTABLE', 'SUPINE'} & set(s) else 'UNKNOWN'
+    "View of a film from its spelling; what is not recognised, or names two views, is UNKNOWN."
+    said = spelling.upper() if isinstance(spelling, str) else ''
+    words = re.findall('[A-Z]+', re.sub(r'(POSTERO|ANTERO)[^A-Z]+', r'\1', said))   # postero-anterior is one word
+    named = {_VIEW_WORDS[w] for w in words if w in _VIEW_WORDS}
+    if 'DECUBITUS' in words: named.discard('LATERAL')
+    if not named and {'PORTABLE', 'SUPINE'} & set(words): return 'AP'
+    return named.pop() if len(named) == 1 else 'UNKNOWN'
 
 # %% ../nbs/10_studies.ipynb #10-studies-014
 class StudyError(ValueError):
@@ -55,28 +59,43 @@ def _list_faults(column, value):
 
 # %% ../nbs/10_studies.ipynb #10-studies-015
 def _row_faults(r:dict):
-    "(column, reason) of each fault of one row, lists already known to be lists."
+    "(column, reason) of each fault of one row; a check is left out if a list that it needs is broken."
+    broken = [(c, why) for c in LIST_COLUMNS for why in _list_faults(c, r[c])]
+    sound = lambda *columns: not {c for c, _ in broken} & set(columns)
+    yield from broken
     for c in ('study_id', 'patient_id', 'source'):
         if not isinstance(r[c], str) or not r[c].strip(): yield c, f'must be a non-empty text, got {r[c]!r}'
-    if r['split'] not in SPLITS: yield 'split', f"must be one of {', '.join(SPLITS)}, got {r['split']!r}"
-    if len(r['images']) == 0: yield 'images', 'a study needs at least one film'
-    if len(r['views']) != len(r['images']): yield 'views', f"{len(r['views'])} views for {len(r['images'])} images"
-    for v in r['views']:
+    if not isinstance(r['split'], str) or r['split'] not in SPLITS: yield 'split', f"must be one of {', '.join(SPLITS)}, got {r['split']!r}"
+    if sound('images') and len(r['images']) == 0: yield 'images', 'a study needs at least one film'
+    if sound('images', 'views') and len(r['views']) != len(r['images']): yield 'views', f"{len(r['views'])} views for {len(r['images'])} images"
+    for v in r['views'] if sound('views') else ():
         if v not in VIEWS: yield 'views', f"must be one of {', '.join(VIEWS)}, got {v!r} (see map_view)"
-    if len(r['augmented']) not in (0, len(r['texts'])): yield 'augmented', f"{len(r['augmented'])} rewordings for {len(r['texts'])} texts"
-    if not any(len(r[c]) for c in ('texts', *LABEL_COLUMNS)): yield 'texts', 'neither a text nor a label'
-    for a, b in (('positive', 'negative'), ('positive', 'uncertain'), ('negative', 'uncertain')):
-        for label in sorted(set(r[a]) & set(r[b])): yield b, f'{label!r} is also {a}'
+    if sound('texts', 'augmented') and len(r['augmented']) not in (0, len(r['texts'])):
+        yield 'augmented', f"{len(r['augmented'])} rewordings for {len(r['texts'])} texts"
+    says = ('texts', *LABEL_COLUMNS)
+    if sound(*says) and not any(len(r[c]) for c in says): yield 'texts', 'neither a text nor a label'
+    for a, b in itertools.combinations(LABEL_COLUMNS, 2):
+        for label in sorted(set(r[a]) & set(r[b])) if sound(a, b) else (): yield b, f'{label!r} is also {a}'
 
 # %% ../nbs/10_studies.ipynb #10-studies-018
-def _table_faults(studies, root):
-    for s in studies.study_id[studies.study_id.duplicated()]: yield s, 'study_id', 'stands in more than one row'
-    splits = studies.groupby('patient_id').split.agg(lambda s: sorted(set(map(str, s))))
-    for p, s in splits[splits.map(len) > 1].items(): yield f'patient {p}', 'split', f"in {' and '.join(s)}; a patient belongs to one split"
-    if root is None: return
-    for r in studies.itertuples():
-        for film in r.images:
-            if not (Path(root)/film).is_file(): yield r.study_id, 'images', f'no film {film} in {root}'
+def _splits_of(rows, column):
+    "Each patient (or film) of a column, and the splits it stands in."
+    where = {}
+    for r in rows:
+        if 'split' in r and column in r:
+            for x in [r[column]] if isinstance(r[column], str) else r[column]: where.setdefault(x, set()).add(r['split'])
+    return where
+
+def _table_faults(rows, root):
+    "(row, column, reason) of each fault between rows, and of each film that is missing; `rows` are dicts of the sound cells."
+    for s, n in Counter(r['study_id'] for r in rows if 'study_id' in r).items():
+        if n > 1: yield s, 'study_id', f'stands in {n} rows'
+    for what, column in (('patient', 'patient_id'), ('film', 'images')):
+        for x, splits in _splits_of(rows, column).items():
+            if len(splits) > 1: yield f'{what} {x}', 'split', f"in {' and '.join(sorted(splits))}; a {what} belongs to one split"
+    for i, r in enumerate(rows if root is not None else ()):
+        for film in r.get('images', ()):
+            if not (Path(root)/film).is_file(): yield r.get('study_id', f'row {i}'), 'images', f'no film {film} in {root}'
 
 # %% ../nbs/10_studies.ipynb #10-studies-020
 def validate_studies(
@@ -84,35 +103,41 @@ def validate_studies(
     root:str|Path|None=None,   # folder of the films; given, every film must exist
 )->pd.DataFrame:               # the table, lists as lists, index 0..n-1
     "The checked table; `StudyError` lists every fault with its row (study id), column and reason."
-    if missing := [c for c in COLUMNS if c not in studies]: raise StudyError([('table', c, f'column is missing; there are {list(studies.columns)}') for c in missing])
+    if missing := [c for c in COLUMNS if c not in studies]:
+        raise StudyError([('table', c, f'column is missing; there are {list(studies.columns)}') for c in missing])
     if not len(studies): raise StudyError([('table', 'study_id', 'there is no row')])
-    faults = []
-    for i, r in enumerate(studies.to_dict('records')):
-        name = r['study_id'] if isinstance(r['study_id'], str) and r['study_id'] else f'row {i}'
-        broken = [(name, c, why) for c in LIST_COLUMNS for why in _list_faults(c, r[c])]
-        faults += broken or [(name, c, why) for c, why in _row_faults(r)]
-    studies = studies.reset_index(drop=True)
-    if not faults: faults = list(_table_faults(studies, root))
-    if faults: raise StudyError(faults)
-    return studies.assign(**{c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS})
+    faults, sound = [], []
+    for i, r in enumerate(studies[list(COLUMNS)].to_dict('records')):
+        found = list(_row_faults(r)); faulty = {c for c, _ in found}
+        sound.append({c: v for c, v in r.items() if c not in faulty})
+        faults += [(sound[-1].get('study_id', f'row {i}'), c, why) for c, why in found]
+    if faults := faults + list(_table_faults(sound, root)): raise StudyError(faults)
+    return studies.reset_index(drop=True).assign(**{c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS})
 
 # %% ../nbs/10_studies.ipynb #10-studies-027
+def _deal(patients, sizes, goal, most):
+    "The first patients, at most `most`, that bring the number of studies near `goal`; the smallest one if all are too large."
+    taken, took = [], 0
+    for p in patients:
+        if took >= goal or len(taken) >= most: break
+        if took + sizes[p]/2 <= goal: taken.append(p); took += sizes[p]
+    return taken or sorted(patients, key=sizes.get)[:max(0, min(1, most))]
+
 def split_by_patient(
     studies:pd.DataFrame,  # a study table; its old split is replaced
     valid:float=0.1,       # share of the studies for validation, in [0, 1)
     test:float=0.2,        # share for the test, in [0, 1)
     seed:int=0,            # of the shuffle
 )->pd.DataFrame:           # a copy with a new `split` column
-    "Split by patient, shares as close as whole patients allow; `ValueError` for shares that leave nothing to train on."
-    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1): raise ValueError(f'shares must be in [0, 1) and leave room for training, got valid={valid}, test={test}')
+    "Split by patient; nobody left in training would bring a split closer to its share; `ValueError` for shares that leave nothing to train on."
+    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise ValueError(f'shares must be in [0, 1) and leave room for training, got valid={valid}, test={test}')
     sizes = studies.groupby('patient_id').size().sort_index()
     patients = sizes.index[rng_for(seed, 'split').permutation(len(sizes))]
     where, n = {}, len(studies)
-    for split, share in (('test', test), ('valid', valid)):
-        left, took = [p for p in patients if p not in where], 0
-        for p in left[:max(0, len(left) - 2 if split == 'test' and valid else len(left) - 1)]:
-            if share == 0 or (took and took + sizes[p]/2 > share*n): break
-            where[p] = split; took += sizes[p]
+    for split, share, others in (('test', test, 2 if valid else 1), ('valid', valid, 1)):   # others: splits still to be filled
+        left = [p for p in patients if p not in where]
+        if share: where |= dict.fromkeys(_deal(left, sizes, share*n, len(left) - others), split)
     return studies.assign(split=[where.get(p, 'train') for p in studies.patient_id])
 
 # %% ../nbs/10_studies.ipynb #10-studies-032

@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'FREE', 'DataOptions', 'ModelOptions', 'OptimOptions', 'TrainConfig', 'lr_factor', 'param_groups',
-           'open_studies', 'open_tokenizer', 'open_model', 'train_step', 'validate', 'evaluate', 'save_state',
-           'load_state', 'Run', 'start_run', 'save', 'measure', 'begin', 'fit', 'metrics_table', 'save_curves',
-           'TrainResult', 'finish', 'train', 'parse_config', 'main']
+           'open_studies', 'open_tokenizer', 'open_model', 'train_step', 'validate', 'evaluate', 'fingerprint',
+           'save_state', 'load_state', 'Run', 'start_run', 'save', 'measure', 'begin', 'fit', 'metrics_table',
+           'findings_table', 'save_curves', 'TrainResult', 'finish', 'train', 'parse_config', 'main']
 
 # %% ../nbs/52_train.ipynb #52-train-003
-import json, math, sys, time
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
+import hashlib, json, math, sys, time, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
-from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
+from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs, skip_first_batches
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import AutoTokenizer, HfArgumentParser
 from .augment import jitter
 from .batches import StudyDataset, make_loader, train_tokenizer
 from .bigbatch import contrastive_backward
-from .clip import CXRCLIP, CXRCLIPConfig
+from .clip import CXRCLIP, CXRCLIPConfig, may_replace
 from .core import atomic_path, rng_for, seed_everything
 from .corpora import read_csv
 from .objective import cxrclip_loss
@@ -31,7 +32,7 @@ from .reports import report_sections
 from .retrieval import retrieval_table
 from .sampling import study_texts
 from .studies import load_studies, validate_studies
-from .zeroshot import embed_studies, zero_shot
+from .zeroshot import embed_studies, truth_table, zero_shot
 
 # %% ../nbs/52_train.ipynb #52-train-007
 def _opt(default, text): return field(default=default, metadata={'help': text})
@@ -53,7 +54,8 @@ class ModelOptions:
     "What is trained."
     image_encoder: str = _opt('mobilenetv4_conv_small_050', 'any timm backbone')
     text_encoder: str = _opt('tiny', "'tiny', or the hub name or folder of a Hugging Face encoder")
-    pretrained: bool = _opt(False, 'start from published weights (network, or a local folder)')
+    pretrained: bool = _opt(False, 'start from published weights of both encoders (network or cache; a text encoder also from its local folder)')
+    image_weights: str|None = _opt(None, 'local weights file for the image encoder, in place of published ones')
     image_size: int = _opt(112, 'side of the film that the encoder sees, in pixels')
     embed_dim: int = _opt(512, 'width D of the joint space')
     vocab_size: int = _opt(2000, "words of the tokeniser trained for 'tiny'")
@@ -89,8 +91,13 @@ class TrainConfig(OptimOptions, ModelOptions, DataOptions):
     resume: bool = _opt(False, 'go on from the last state in output_dir')
 
     def __post_init__(self):
-        for name in ('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms'):
-            if getattr(self, name) < 1: raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
+        least = dict.fromkeys(('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms'), 1)
+        for name, low in (least | dict.fromkeys(('icl_weight', 'tcl_weight', 'weight_decay', 'max_steps', 'num_workers'), 0)).items():
+            if not getattr(self, name) >= low: raise ValueError(f'{name} must be at least {low}, got {getattr(self, name)}')
+        for name in ('lr', 'grad_clip', 'temperature'):
+            if not getattr(self, name) > 0: raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
+        if not 0 <= self.warmup < 1: raise ValueError(f'warmup is a share of the steps, from 0 to below 1, got {self.warmup}')
+        if self.micro_batch is not None and self.micro_batch < 1: raise ValueError(f'micro_batch must be at least 1, got {self.micro_batch}')
         if self.mixed_precision not in ('no', 'bf16', 'fp16'): raise ValueError(f"mixed_precision: 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}")
 
     @classmethod
@@ -158,7 +165,7 @@ def open_model(
 )->CXRCLIP:
     "Towers and projections as configured, weights seeded."
     seed_everything(config.seed)
-    return CXRCLIP(CXRCLIPConfig(image_encoder=config.image_encoder, text_encoder=config.text_encoder, pretrained=config.pretrained, image_size=config.image_size,
+    return CXRCLIP(CXRCLIPConfig(image_encoder=config.image_encoder, text_encoder=config.text_encoder, pretrained=config.pretrained, image_weights=config.image_weights, image_size=config.image_size,
                                  embed_dim=config.embed_dim, max_length=config.max_length, temperature=config.temperature), tokenizer)
 
 # %% ../nbs/52_train.ipynb #52-train-031
@@ -173,6 +180,9 @@ def _inputs(batch, config, step, rank):
     "The model's inputs of a batch: films jittered by a generator of this step and rank."
     generator = torch.Generator(batch['images'].device).manual_seed(_seed_of(config.seed, 'jitter', step, rank))
     return dict(images=_jittered(batch['images'], generator), input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
+
+def _must_be_finite(what, value, step, batch):
+    if not math.isfinite(value): raise FloatingPointError(f"the {what} is {value} at step {step}; studies of the batch: {', '.join(batch['study_ids'])}")
 
 # %% ../nbs/52_train.ipynb #3c74d0b9
 def train_step(
@@ -190,11 +200,12 @@ def train_step(
     optimizer.zero_grad()
     losses = contrastive_backward(model, _inputs(batch, config, step, rank), lambda *e: cxrclip_loss(*e, config.icl_weight, config.tcl_weight), config.micro_batch,
                                   lambda i: torch.manual_seed(_seed_of(config.seed, 'dropout', step, rank, i)), accelerator.backward)
-    if not torch.isfinite(losses['total']): raise FloatingPointError(f"loss is {losses['total'].item()} at step {step}; studies {batch['study_ids']}")
-    norm = accelerator.clip_grad_norm_(model.parameters(), config.grad_clip)
+    _must_be_finite('loss', losses['total'].item(), step, batch)
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), config.grad_clip))
+    if accelerator.scaler is None: _must_be_finite('norm of the gradient', norm, step, batch)      # fp16 skips such a step by itself
     optimizer.step()
     bare = accelerator.unwrap_model(model); bare.clip_scale_()
-    return {k: v.item() for k, v in losses.items()} | dict(scale=bare.scale.item(), grad_norm=float(norm), lr=lr)
+    return {k: v.item() for k, v in losses.items()} | dict(scale=bare.scale.item(), grad_norm=norm, lr=lr)
 
 # %% ../nbs/52_train.ipynb #52-train-041
 @torch.no_grad()
@@ -219,14 +230,14 @@ def evaluate(
     root:str|Path,             # folder of the films
     task:str='ensemble',       # form of the class prompts, see `class_prompts`
     seed:int=0,                # of the bootstrap
-)->dict:                       # flat: name -> number, name_low, name_high, name_chance; 'findings': AUROC by name
+)->dict:                       # flat: name -> number, name_low, name_high, name_chance; 'findings': by name n_pos, n_neg, auroc, low, high
     "Zero-shot AUROC and retrieval both ways, with intervals; what the studies cannot answer is left out."
     studies = studies.reset_index(drop=True)
     image = embed_studies(model, studies, root); result = dict(n_studies=len(studies))
-    known = [l for l in LABELS if l != 'No Finding' and studies.positive.map(lambda p: l in p).any() and studies.negative.map(lambda n: l in n).any()]
+    known = [l for l, t in zip(LABELS, truth_table(studies, LABELS).T) if l != 'No Finding' and (t == 1).any() and (t == 0).any()]
     if known:
         table = zero_shot(model, studies, root, class_prompts(task, known), image=image, seed=seed)
-        result |= _flat('zeroshot_auroc', table.attrs['mean'], .5) | dict(findings=table.auroc.dropna().to_dict())
+        result |= _flat('zeroshot_auroc', table.attrs['mean'], .5) | dict(findings=table.to_dict('index'))
     told = studies.texts.map(len) > 0
     if told.sum() > 1:
         texts = [max(t, key=len) for t in studies.texts[told]]
@@ -237,8 +248,17 @@ def evaluate(
 def _flat(name, r, chance):
     return {name: float(r['value']), f'{name}_low': float(r['low']), f'{name}_high': float(r['high']), f'{name}_chance': float(chance)}
 
+# %% ../nbs/52_train.ipynb #e8f26e97
+def fingerprint(
+    studies:pd.DataFrame, # the study table of a run
+    tokenizer,            # its tokeniser
+)->str:
+    "A short text that changes with any cell of the table or any word of the vocabulary, wherever the table lies."
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.blake2b((studies.to_json() + words).encode(), digest_size=16).hexdigest()
+
 # %% ../nbs/52_train.ipynb #52-train-048
-FREE = ('output_dir', 'num_workers', 'save_every', 'resume') # options that may change on resume
+FREE = ('studies', 'root', 'output_dir', 'num_workers', 'save_every', 'resume') # options that may change on resume
 
 def save_state(
     path:Path,    # e.g. output_dir/'last.pt'
@@ -253,12 +273,14 @@ def save_state(
 def load_state(
     path:Path,          # a state written by `save_state`
     config:TrainConfig, # of the run that goes on
+    data:str='',        # `fingerprint` of its data
 )->dict:
-    "Read a state; `ValueError` that lists every option that differs from the run that wrote it."
+    "Read a state; `ValueError` that lists every option that differs from the run that wrote it, or says that the data do."
     state = torch.load(path, map_location='cpu', weights_only=True)
     new = asdict(config)
-    differ = [f'{k}: {v!r} then, {new[k]!r} now' for k, v in state['config'].items() if k not in FREE and v != new.get(k)]
+    differ = [f'{k}: {v!r} then, {new.get(k)!r} now' for k, v in state['config'].items() if k not in FREE and v != new.get(k)]
     if differ: raise ValueError(f'{path} comes from another configuration; ' + '; '.join(differ))
+    if state['data'] != data: raise ValueError(f'{path} comes from other data: the study table or the tokeniser has changed since; start a new run without resume')
     return state
 
 # %% ../nbs/52_train.ipynb #52-train-052
@@ -282,6 +304,7 @@ class Run:
     optimizer: object        # prepared
     loader: object           # training batches, prepared
     valid: object            # validation batches, or an empty list
+    data: str                # fingerprint of table and vocabulary
     total: int               # steps of the run
     step: int = 0            # steps taken
     history: list = field(default_factory=list)   # a dict a step
@@ -291,11 +314,18 @@ class Run:
     def bare(self)->CXRCLIP: return self.accelerator.unwrap_model(self.model)
 
 # %% ../nbs/52_train.ipynb #52-train-056
+def _accelerator(config):
+    "A fresh Accelerator: one of an earlier run in this session would keep its own precision."
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
+                       kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])   # others wait while one evaluates
+
+# %% ../nbs/52_train.ipynb #bc67ba71
 def start_run(
     config:TrainConfig,
 )->Run:
     "Data, model, optimiser and loaders of a run, at step 0; nothing is written yet."
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    accelerator = _accelerator(config)
     with accelerator.main_process_first(): studies, root = open_studies(config)
     bank = load_bank(config.prompts) if config.prompts else None
     tokenizer = open_tokenizer(config, studies, bank)
@@ -309,7 +339,7 @@ def start_run(
     optimizer = torch.optim.AdamW(param_groups(model, config.weight_decay), lr=config.lr)
     model, optimizer, train_loader = accelerator.prepare(model, optimizer, loader('train'))
     return Run(config, Path(config.output_dir), accelerator, studies, root, model, optimizer, train_loader,
-               loader('valid') if 'valid' in counts else [], config.max_steps or config.epochs*len(train_loader))
+               loader('valid') if 'valid' in counts else [], fingerprint(studies, tokenizer), config.max_steps or config.epochs*len(train_loader))
 
 # %% ../nbs/52_train.ipynb #52-train-059
 def save(
@@ -317,7 +347,9 @@ def save(
 )->None:
     "State and history on disk (main process only)."
     if not run.accelerator.is_main_process: return
-    save_state(run.dir/'last.pt', run.bare, run.optimizer, step=run.step, history=run.history, untrained=run.untrained, config=asdict(run.config))
+    scaler = run.accelerator.scaler                                       # of fp16
+    save_state(run.dir/'last.pt', run.bare, run.optimizer, step=run.step, history=run.history, untrained=run.untrained, config=asdict(run.config),
+               data=run.data, scaler=scaler.state_dict() if scaler else {})
     with atomic_path(run.dir/'history.csv') as tmp: pd.DataFrame(run.history).to_csv(tmp, index=False)
 
 # %% ../nbs/52_train.ipynb #52-train-060
@@ -329,17 +361,21 @@ def measure(
     return evaluate(run.bare, held_out, run.root, run.config.class_prompts, run.config.seed)
 
 # %% ../nbs/52_train.ipynb #52-train-062
+def _go_on(run, state):
+    run.bare.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
+    if run.accelerator.scaler and state['scaler']: run.accelerator.scaler.load_state_dict(state['scaler'])
+    run.step, run.history, run.untrained = state['step'], state['history'], state['untrained']
+    run.accelerator.print(f'resumed at step {run.step} of {run.total}')
+
 def begin(
     run:Run,
 )->None:
-    "Resume from the last state if that is asked for and there is one; else make room, measure the untrained model, write the first state."
-    last = run.dir/'last.pt'
-    if run.config.resume and last.exists():
-        state = load_state(last, run.config)
-        run.bare.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
-        run.step, run.history, run.untrained = state['step'], state['history'], state['untrained']
-        run.accelerator.print(f'resumed at step {run.step} of {run.total}')
-    elif run.accelerator.is_main_process: _make_room(run.dir); run.untrained = measure(run); save(run)
+    "Resume from the last state if that is asked for and there is one; else make room, write the first state, measure the untrained model."
+    if run.config.resume and (run.dir/'last.pt').exists(): _go_on(run, load_state(run.dir/'last.pt', run.config, run.data))
+    elif run.accelerator.is_main_process:
+        _make_room(run.dir); may_replace(run.dir/'model')
+        with atomic_path(run.dir/'config.json') as tmp: tmp.write_text(json.dumps(asdict(run.config), indent=1))
+        save(run); run.untrained = measure(run); save(run)
     run.accelerator.wait_for_everyone()
 
 # %% ../nbs/52_train.ipynb #52-train-066
@@ -373,6 +409,13 @@ def metrics_table(
     untrained = metrics.get('untrained', {})
     return pd.DataFrame([dict(metric=n, chance=metrics[f'{n}_chance'], untrained=untrained.get(n, math.nan), trained=metrics[n],
                               low=metrics[f'{n}_low'], high=metrics[f'{n}_high']) for n in names]).set_index('metric') if names else pd.DataFrame()
+
+# %% ../nbs/52_train.ipynb #051635a6
+def findings_table(
+    metrics:dict, # of a run
+)->pd.DataFrame:  # a row a finding: n_pos, n_neg, auroc, low, high
+    "Zero-shot AUROC by finding with its 95 % interval; empty if no finding could be judged."
+    return pd.DataFrame.from_dict(metrics.get('findings', {}), orient='index')
 
 # %% ../nbs/52_train.ipynb #52-train-071
 def save_curves(
@@ -437,7 +480,7 @@ def main(
     except (ValueError, OSError, FloatingPointError) as e: sys.exit(f'cxrclip-train: {e}')
     if not result.metrics: return                                       # another process reports
     print(metrics_table(result.metrics).to_string(float_format='%.3f', na_rep='-'))
-    for name, auroc in result.metrics.get('findings', {}).items(): print(f'  {name:<24}{auroc:.3f}')
+    print(findings_table(result.metrics).to_string(float_format='%.3f'))
     print(f"{result.metrics['steps']} steps, {result.metrics['seconds']:.0f} s of training; everything is in {result.run_dir}")
 
 if __name__ == '__main__' and globals().get('__spec__'): main()   # `python -m`, not a notebook, where __spec__ is None

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
+from .clip import check_pairs
 from .core import check_shape, rng_for
 from .prompts import LABELS, canonical, class_prompts
 
@@ -22,18 +23,16 @@ from .prompts import LABELS, canonical, class_prompts
 @torch.no_grad()
 def class_embeddings(
     model,                # has embed_texts(list of str) -> [N, D]
-    prompts:Mapping,      # label -> (negative prompts, positive prompts), see `class_prompts`
-)->Tensor:                # [C, 2, D] unit norm: negative, positive
+    prompts:Mapping,      # label -> (negative, positive), each a sentence or several, see `class_prompts`
+)->Tensor:                # [C, 2, D] negative, positive: mean of unit vectors, so a product with it is a mean of cosines
     "One embedding for the absence and one for the presence of each class; `ValueError` naming a class without prompts."
-    for label, pair in prompts.items():
-        if len(pair) != 2 or not pair[0] or not pair[1]: raise ValueError(f'{label}: needs negative and positive prompts, got {pair!r}'[:200])
-    texts = [t for pair in prompts.values() for side in pair for t in side]
-    e = iter(model.embed_texts(texts).split([len(side) for pair in prompts.values() for side in pair]))
-    return torch.stack([F.normalize(torch.stack([next(e).mean(0), next(e).mean(0)]), dim=-1) for _ in prompts])
+    sides = [side for pair in check_pairs(prompts).values() for side in pair]                      # 2C lists of sentences
+    parts = model.embed_texts([t for side in sides for t in side]).split([len(side) for side in sides])
+    return torch.stack([part.mean(0) for part in parts]).unflatten(0, (-1, 2))                     # [2C, D] -> [C, 2, D]
 
 def pair_probability(
     image:Tensor,   # [N, D] unit norm
-    classes:Tensor, # [C, 2, D] unit norm: negative, positive
+    classes:Tensor, # [C, 2, D] negative, positive, see `class_embeddings`
 )->Tensor:          # [N, C] in 0..1
     "Softmax over the two cosines of each class: the share of the positive."
     check_shape(classes, 'C 2 D', 'classes')
@@ -127,7 +126,7 @@ def zero_shot(
     model,                       # embed_films and embed_texts, e.g. a CXRCLIP
     studies:pd.DataFrame,        # a study table with labels
     root:str|Path,               # folder of the films
-    prompts:Mapping|None=None,   # label -> (negatives, positives); none: "No X" / "X" for every label with both kinds
+    prompts:Mapping|None=None,   # label -> (negative, positive), each a sentence or several; none: "No X" / "X" for every label with both kinds
     image:Tensor|None=None,      # [N, D] the studies' embeddings, if they are at hand
     n_boot:int=500,
     seed:int=0,
