@@ -22,10 +22,9 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from .augment import eval_view, normalise
-from .core import atomic_path
+from .core import atomic_path, progress
 from .films import read_film
 from .image_encoder import IMAGE_POOLS, ImageEncoder
 from .prompts import PROMPTS_VERSION
@@ -169,7 +168,7 @@ def _embed(model, items, batch_size, encode):
     "Encode batch by batch -> [N, D] on the CPU."
     if batch_size < 1: raise ValueError(f'batch_size is {batch_size}: must be at least 1')
     parts = [items[i:i + batch_size] for i in range(0, len(items), batch_size)]
-    with evaluating(model): done = [encode(part).float().cpu() for part in tqdm(parts, disable=len(parts) < 20, leave=False)]
+    with evaluating(model): done = [encode(part).float().cpu() for part in progress(parts, off=len(parts) < 20, desc='embed', unit='batch', leave=False)]
     return torch.cat(done) if done else torch.zeros(0, model.config.embed_dim)
 
 def check_pairs(

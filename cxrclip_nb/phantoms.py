@@ -18,8 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
-from .core import atomic_path, rng_for
+from .core import atomic_path, progress, rng_for
 from .studies import load_studies, save_studies, split_by_patient
 
 # %% ../nbs/11_phantoms.ipynb #11-phantoms-007
@@ -379,10 +378,10 @@ def _pneumothorax(s, a, view, f, lungs, rng):
 def _fracture(s, a, view, f, lungs, rng):
     if view == 'LATERAL': return 0*lungs
     d = f.signs[0]; add = 0
-    for k in rng.choice(np.arange(2, 7), 2 + int(f.severity > .5), replace=False):
-        p = rib_paths(a, d)[k]; i = 7 + rng.integers(0, 2); x, y = p[i]; step = .016 + .014*f.severity
+    for k in rng.choice(np.arange(2, 7), 3 + int(f.severity > .5), replace=False):
+        p = rib_paths(a, d)[k]; i = 7 + rng.integers(0, 2); x, y = p[i]; step = .018 + .016*f.severity
         ends = [[p[i - 2], (x, y - step)], [(x, y + step), p[i + 2]]]
-        add = add + .34*lines(s, ends, .022, .002) + .40*disc(s, x, y, .020, blur=.004) - .45*lines(s, [[(x, y - 1.6*step), (x, y + 1.6*step)]], .007, .001)
+        add = add + .34*lines(s, ends, .024, .002) + .40*disc(s, x, y, .024, blur=.004) - .45*lines(s, [[(x, y - 1.6*step), (x, y + 1.6*step)]], .007, .001)
     return add*(.7 + .5*f.severity)
 
 # %% ../nbs/11_phantoms.ipynb #11-phantoms-054
@@ -550,7 +549,7 @@ def _labels(study, split, rng):
     there = [f.label for f in study['findings']]; absent = [l for l in FINDINGS if l not in there]
     if split != 'train' or study['source'] == 'phantom-report': return dict(positive=there, negative=absent, uncertain=[])
     unsure = [f.label for f in study['findings'] if f.severity < .25]
-    stated = [l for l in absent if rng.random() < .4] or absent[:1]
+    share = rng.uniform(0, .35); stated = [l for l in absent if rng.random() < share] or ([] if there else absent[:1])
     return dict(positive=[l for l in there if l not in unsure] or ([] if unsure else ['No Finding']), negative=stated, uncertain=unsure)
 
 def _texts(study, rng):
@@ -602,7 +601,7 @@ def make_phantoms(
     plans, table = plan_studies(n_studies, seed)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         jobs = pool.map(lambda p: _write_films(*p, root, size, seed), zip(plans, table.images))
-        for _ in tqdm(jobs, total=n_studies, desc='phantoms', unit='study', disable=None): pass
+        for _ in progress(jobs, total=n_studies, desc='phantoms', unit='study'): pass
     save_studies(table, root/'studies.parquet')
     with atomic_path(done) as tmp: tmp.write_text(json.dumps(card))
     return load_studies(root/'studies.parquet')

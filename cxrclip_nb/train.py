@@ -16,13 +16,12 @@ from pathlib import Path
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs, skip_first_batches
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import AutoTokenizer, HfArgumentParser
 from .augment import jitter
 from .batches import StudyDataset, make_loader, train_tokenizer
 from .bigbatch import contrastive_backward
 from .clip import CXRCLIP, CXRCLIPConfig, may_replace
-from .core import atomic_path, rng_for, seed_everything
+from .core import atomic_path, progress, rng_for, seed_everything
 from .corpora import read_csv
 from .objective import cxrclip_loss
 from .phantoms import make_phantoms
@@ -42,7 +41,7 @@ class DataOptions:
     "What is trained on."
     studies: str|None = _opt(None, 'study table (.parquet) or CSV (.csv, see read_csv); none: phantoms are drawn')
     root: str|None = _opt(None, 'folder that film paths are relative to; none: the folder of the table, or data/ for phantoms')
-    n_phantoms: int = _opt(2400, 'phantom studies to draw when no table is given')
+    n_phantoms: int = _opt(5000, 'phantom studies to draw when no table is given')
     prompts: str|None = _opt(None, 'JSON file with a prompt bank of your own')
     num_workers: int = _opt(0, 'loader processes')
     class_prompts: str = _opt('ensemble', "prompts of the zero-shot evaluation: 'no', 'evidence' or 'ensemble'")
@@ -52,7 +51,7 @@ class DataOptions:
 @dataclass
 class ModelOptions:
     "What is trained."
-    image_encoder: str = _opt('mobilenetv4_conv_small_050', 'any timm backbone')
+    image_encoder: str = _opt('test_resnet', "any timm backbone; the default is timm's smallest ResNet")
     text_encoder: str = _opt('tiny', "'tiny', or the hub name or folder of a Hugging Face encoder")
     pretrained: bool = _opt(False, 'start from published weights of both encoders (network or cache; a text encoder also from its local folder)')
     image_weights: str|None = _opt(None, 'local weights file for the image encoder, in place of published ones')
@@ -66,11 +65,11 @@ class ModelOptions:
 @dataclass
 class OptimOptions:
     "How it is trained."
-    epochs: int = _opt(15, 'passes over the training studies')
+    epochs: int = _opt(11, 'passes over the training studies')
     max_steps: int = _opt(0, 'steps in all; 0: as many as the epochs make')
-    batch_size: int = _opt(64, 'studies a step, over all processes')
+    batch_size: int = _opt(32, 'studies a step, over all processes')
     micro_batch: int|None = _opt(None, 'studies encoded at once on a device; none: all (see bigbatch)')
-    lr: float = _opt(1e-3, 'highest learning rate')
+    lr: float = _opt(2e-3, 'highest learning rate')
     weight_decay: float = _opt(1e-2, 'of weight matrices; biases, norms and the temperature have none')
     warmup: float = _opt(0.1, 'share of the steps over which the learning rate rises')
     grad_clip: float = _opt(1.0, 'largest norm of the gradient')
@@ -327,19 +326,18 @@ def start_run(
     "Data, model, optimiser and loaders of a run, at step 0; nothing is written yet."
     accelerator = _accelerator(config)
     with accelerator.main_process_first(): studies, root = open_studies(config)
-    bank = load_bank(config.prompts) if config.prompts else None
-    tokenizer = open_tokenizer(config, studies, bank)
-    def loader(split):
-        data = StudyDataset(studies[studies.split == split], root, image_size=config.image_size, train=split == 'train', seed=config.seed, bank=bank)
-        return make_loader(data, tokenizer, config.batch_size, num_workers=config.num_workers*(split == 'train'), max_length=config.max_length)
     counts = studies.split.value_counts()
     for split in ('train', config.eval_split):
         if split not in counts: raise ValueError(f'no study has split {split!r}; the table has {dict(counts)}')
+    bank = load_bank(config.prompts) if config.prompts else None
+    data = {s: StudyDataset(studies[studies.split == s], root, image_size=config.image_size, train=s == 'train', seed=config.seed, bank=bank) for s in ('train', 'valid') if s in counts}
+    tokenizer = open_tokenizer(config, studies, bank)
+    loader = lambda s: make_loader(data[s], tokenizer, config.batch_size, num_workers=config.num_workers*(s == 'train'), max_length=config.max_length)
     model = open_model(config, tokenizer)
     optimizer = torch.optim.AdamW(param_groups(model, config.weight_decay), lr=config.lr)
     model, optimizer, train_loader = accelerator.prepare(model, optimizer, loader('train'))
     return Run(config, Path(config.output_dir), accelerator, studies, root, model, optimizer, train_loader,
-               loader('valid') if 'valid' in counts else [], fingerprint(studies, tokenizer), config.max_steps or config.epochs*len(train_loader))
+               loader('valid') if 'valid' in data else [], fingerprint(studies, tokenizer), config.max_steps or config.epochs*len(train_loader))
 
 # %% ../nbs/52_train.ipynb #52-train-059
 def save(
@@ -383,8 +381,8 @@ def fit(
     run:Run,
 )->None:
     "All steps that are left; a state every `save_every` steps, validation at the end of each epoch."
-    c, per_epoch, quiet = run.config, len(run.loader), None if run.accelerator.is_main_process else True
-    with tqdm(total=run.total, initial=run.step, desc='train', unit='step', disable=quiet) as bar:
+    c, per_epoch = run.config, len(run.loader)
+    with progress(total=run.total, initial=run.step, desc='train', unit='step', off=not run.accelerator.is_main_process) as bar:
         while run.step < run.total:
             epoch, seen = divmod(run.step, per_epoch)
             run.loader.dataset.set_epoch(epoch); run.loader.set_epoch(epoch); run.model.train()
