@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
 # %% ../nbs/01_plots.ipynb #01-plots-007
-PALETTE = ('#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00', '#F0E442') # colour-blind safe (Okabe and Ito)
+PALETTE = tuple(sns.color_palette('colorblind').as_hex()) # ten colours that colour-blind people can tell apart
 
 def _grid(n, ncols, size, axs):
     if axs is not None: return np.atleast_1d(axs).ravel()
@@ -109,7 +110,7 @@ def show_bars(
     names = list(values.keys()); v = np.array([values[n] for n in names], float)
     if ax is None: _, ax = plt.subplots(figsize=(4.2, .22*len(names) + .8), layout='constrained')
     err = None if low is None else np.clip([v - [low[n] for n in names], [high[n] for n in names] - v], 0, None)
-    ax.barh(names, v, xerr=err, color=PALETTE[4], ecolor='.3', capsize=2); ax.invert_yaxis()
+    ax.barh(names, v, xerr=err, color=PALETTE[-1], ecolor='.3', capsize=2); ax.invert_yaxis()
     if chance is not None: ax.axvline(chance, ls=':', color='k', label='chance'); ax.legend(fontsize=7)
     ax.set(title=title, xlabel=xlabel); ax.tick_params(labelsize=7)
     return ax
