@@ -55,7 +55,7 @@ class ModelOptions:
     text_encoder: str = _opt('tiny', "'tiny', or the hub name or folder of a Hugging Face encoder")
     pretrained: bool = _opt(False, 'start from published weights of both encoders (network or cache; a text encoder also from its local folder)')
     image_weights: str|None = _opt(None, 'local weights file for the image encoder, in place of published ones')
-    image_size: int = _opt(112, 'side of the film that the encoder sees, in pixels')
+    image_size: int = _opt(64, 'side of the film that the encoder sees, in pixels; the paper: 224')
     embed_dim: int = _opt(512, 'width D of the joint space')
     vocab_size: int = _opt(2000, "words of the tokeniser trained for 'tiny'")
     max_length: int = _opt(256, 'tokens kept of a text')
