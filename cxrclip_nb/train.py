@@ -478,7 +478,7 @@ def main(
     except (ValueError, OSError, FloatingPointError) as e: sys.exit(f'cxrclip-train: {e}')
     if not result.metrics: return                                       # another process reports
     print(metrics_table(result.metrics).to_string(float_format='%.3f', na_rep='-'))
-    print(findings_table(result.metrics).to_string(float_format='%.3f'))
+    if len(by_finding := findings_table(result.metrics)): print(by_finding.to_string(float_format='%.3f'))
     print(f"{result.metrics['steps']} steps, {result.metrics['seconds']:.0f} s of training; everything is in {result.run_dir}")
 
 if __name__ == '__main__' and globals().get('__spec__'): main()   # `python -m`, not a notebook, where __spec__ is None
