@@ -64,6 +64,14 @@ def make_backbone(
     return net, fixed
 
 # %% ../nbs/30_image_encoder.ipynb #30-image-encoder-022
+def _spread_grey(net, state):
+    "Weights of a first convolution over one grey channel, for a net of three equal channels: a third each."
+    for name in (f'{c}.weight' for c in _names(net.pretrained_cfg.get('first_conv'))):
+        w = state.get(name)
+        if w is not None and w.ndim == 4 and w.shape[1] == 1: state[name] = w.expand(-1, 3, -1, -1)/3
+
+def _names(value): return (value,) if isinstance(value, str) else tuple(value or ())
+
 def load_backbone(
     net:nn.Module,    # a timm net without its classifier
     path:str|Path,    # .safetensors, or .pth/.pt holding tensors only; timm's names
@@ -72,10 +80,10 @@ def load_backbone(
     if not Path(path).is_file(): raise ValueError(f'{path}: no such weights file')
     try: state = load_state_dict(str(path), weights_only=True)
     except Exception as e: raise ValueError(f'{path}: not a readable weights file ({type(e).__name__}: {str(e)[:90]})') from e
-    heads = net.pretrained_cfg.get('classifier') or ()
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    state = {k: v for k, v in state.items() if not k.startswith(tuple(h + '.' for h in heads))}
+    heads = tuple(f'{h}.' for h in _names(net.pretrained_cfg.get('classifier')))
+    state = {k: v for k, v in state.items() if not heads or not k.startswith(heads)}
     want = net.state_dict()
+    _spread_grey(net, state)
     for what, keys in (('lacks', want.keys() - state), ('has unknown', state.keys() - want),
                        ('has other shapes for', {k for k in state.keys() & want if state[k].shape != want[k].shape})):
         if keys: raise ValueError(f'{path}: {what} {len(keys)} of the weights, e.g. {sorted(keys)[0]}')
@@ -115,3 +123,6 @@ class ImageEncoder(nn.Module):
         _check_films(x, self.name, self.fixed_size)
         return to_tokens(self.backbone(x), getattr(self.backbone, 'output_fmt', 'NCHW'))
     def forward(self, x:Tensor)->Tensor: return pool_tokens(self.tokens(x), self.pool, self.prefix)  # [B, 3, H, W] -> [B, F]
+    def save_memory(self, on:bool=True)->None:                                                       # recompute stages in the backward pass
+        try: self.backbone.set_grad_checkpointing(on)
+        except AssertionError as e: raise ValueError(f'timm cannot recompute the stages of {self.name!r} in the backward pass: {e}') from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'LIST_COLUMNS', 'COLUMNS', 'VIEWS', 'SPLITS', 'map_view', 'StudyError', 'validate_studies',
-           'split_by_patient', 'leakage', 'save_studies', 'load_studies']
+           'split_by_patient', 'save_studies', 'load_studies']
 
 # %% ../nbs/10_studies.ipynb #10-studies-003
 import itertools, re
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .core import atomic_path, rng_for
+from .leakage import leakage
 
 # %% ../nbs/10_studies.ipynb #10-studies-007
 LABEL_COLUMNS = ('positive', 'negative', 'uncertain')
@@ -86,6 +87,11 @@ def _splits_of(rows, column):
             for x in [r[column]] if isinstance(r[column], str) else r[column]: where.setdefault(x, set()).add(r['split'])
     return where
 
+def _films_in(root):
+    "What tells by `in` whether a film is there: a folder of films, or a cache of them."
+    from cxrclip_nb.films import open_films                                 # films are a later chapter
+    return open_films(root) if Path(root).is_dir() else ()
+
 def _table_faults(rows, root):
     "(row, column, reason) of each fault between rows, and of each film that is missing; `rows` are dicts of the sound cells."
     for s, n in Counter(r['study_id'] for r in rows if 'study_id' in r).items():
@@ -93,14 +99,15 @@ def _table_faults(rows, root):
     for what, column in (('patient', 'patient_id'), ('film', 'images')):
         for x, splits in _splits_of(rows, column).items():
             if len(splits) > 1: yield f'{what} {x}', 'split', f"in {' and '.join(sorted(splits))}; a {what} belongs to one split"
+    there = _films_in(root) if root is not None else None
     for i, r in enumerate(rows if root is not None else ()):
         for film in r.get('images', ()):
-            if not (Path(root)/film).is_file(): yield r.get('study_id', f'row {i}'), 'images', f'no film {film} in {root}'
+            if film not in there: yield r.get('study_id', f'row {i}'), 'images', f'no film {film} in {root}'
 
 # %% ../nbs/10_studies.ipynb #10-studies-020
 def validate_studies(
     studies:pd.DataFrame,      # columns as in `COLUMNS`; others are kept
-    root:str|Path|None=None,   # folder of the films; given, every film must exist
+    root:str|Path|None=None,   # folder of the films, or cache of them; given, every film must exist
 )->pd.DataFrame:               # the table, lists as lists, index 0..n-1
     "The checked table; `StudyError` lists every fault with its row (study id), column and reason."
     if missing := [c for c in COLUMNS if c not in studies]:
@@ -139,26 +146,6 @@ def split_by_patient(
         left = [p for p in patients if p not in where]
         if share: where |= dict.fromkeys(_deal(left, sizes, share*n, len(left) - others), split)
     return studies.assign(split=[where.get(p, 'train') for p in studies.patient_id])
-
-# %% ../nbs/10_studies.ipynb #10-studies-032
-def _holds(studies):
-    "What could leak, as sets by name."
-    flat = lambda c: {x for cell in studies[c] for x in cell}
-    return dict(patients=set(studies.patient_id), studies=set(studies.study_id), films=flat('images'), texts=flat('texts'))
-
-def leakage(
-    a:pd.DataFrame,            # a study table
-    b:pd.DataFrame|None=None,  # another; none: the splits of `a` are compared with each other
-)->pd.DataFrame:               # a row a pair and kind: first, second, what, shared, examples
-    "What splits (or two tables) have in common, counted, with up to three examples."
-    parts = {s: _holds(a[a.split == s]) for s in SPLITS if (a.split == s).any()} if b is None else dict(a=_holds(a), b=_holds(b))
-    names = list(parts); rows = []
-    for i, x in enumerate(names):
-        for y in names[i + 1:]:
-            for what in parts[x]:
-                both = sorted(parts[x][what] & parts[y][what])
-                rows.append(dict(first=x, second=y, what=what, shared=len(both), examples=both[:3]))
-    return pd.DataFrame(rows, columns=['first', 'second', 'what', 'shared', 'examples'])
 
 # %% ../nbs/10_studies.ipynb #10-studies-037
 def save_studies(

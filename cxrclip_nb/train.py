@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'FREE', 'DataOptions', 'ModelOptions', 'OptimOptions', 'TrainConfig', 'lr_factor', 'param_groups',
            'open_studies', 'open_tokenizer', 'open_model', 'train_step', 'validate', 'evaluate', 'fingerprint',
            'save_state', 'load_state', 'Run', 'start_run', 'save', 'measure', 'begin', 'fit', 'metrics_table',
-           'findings_table', 'save_curves', 'TrainResult', 'finish', 'train', 'parse_config', 'main']
+           'findings_table', 'save_curves', 'TrainResult', 'about_run', 'finish', 'train', 'parse_config', 'main']
 
 # %% ../nbs/52_train.ipynb #52-train-003
 import hashlib, json, math, sys, time, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
@@ -16,21 +16,26 @@ from pathlib import Path
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs, skip_first_batches
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import HfArgumentParser
+
+# %% ../nbs/52_train.ipynb #f2d80402
+from . import __version__
 from .augment import jitter
 from .batches import StudyDataset, make_loader, train_tokenizer
 from .bigbatch import contrastive_backward
 from .clip import CXRCLIP, CXRCLIPConfig, may_replace
 from .core import atomic_path, progress, rng_for, seed_everything
+from .films import FilmError
 from .corpora import read_csv
 from .objective import cxrclip_loss
 from .phantoms import make_phantoms
 from .plots import show_curves
-from .prompts import LABELS, class_prompts, load_bank
+from .prompts import LABELS, bank_version, class_prompts, load_bank
 from .reports import report_sections
 from .retrieval import retrieval_table
 from .sampling import study_texts
-from .studies import load_studies, validate_studies
+from .studies import LABEL_COLUMNS, load_studies, validate_studies
+from .text_encoder import text_tokenizer
 from .zeroshot import embed_studies, truth_table, zero_shot
 
 # %% ../nbs/52_train.ipynb #52-train-007
@@ -44,6 +49,7 @@ class DataOptions:
     n_phantoms: int = _opt(5000, 'phantom studies to draw when no table is given')
     prompts: str|None = _opt(None, 'JSON file with a prompt bank of your own')
     num_workers: int = _opt(0, 'loader processes')
+    on_bad_film: str = _opt('raise', "a film that cannot be read: 'raise' stops the run, 'skip' leaves its study out, says so, and counts")
     class_prompts: str = _opt('ensemble', "prompts of the zero-shot evaluation: 'no', 'evidence' or 'ensemble'")
     eval_split: str = _opt('test', 'split that is evaluated at the end')
 
@@ -60,6 +66,8 @@ class ModelOptions:
     vocab_size: int = _opt(2000, "words of the tokeniser trained for 'tiny'")
     max_length: int = _opt(256, 'tokens kept of a text')
     temperature: float = _opt(0.07, 'temperature tau at the start')
+    save_memory: bool = _opt(False, 'compute layers again in the backward pass instead of keeping them: less memory, more time')
+    compile: bool = _opt(False, 'torch.compile the image tower (texts change their length from step to step)')
 
 # %% ../nbs/52_train.ipynb #52-train-009
 @dataclass
@@ -97,6 +105,7 @@ class TrainConfig(OptimOptions, ModelOptions, DataOptions):
             if not getattr(self, name) > 0: raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
         if not 0 <= self.warmup < 1: raise ValueError(f'warmup is a share of the steps, from 0 to below 1, got {self.warmup}')
         if self.micro_batch is not None and self.micro_batch < 1: raise ValueError(f'micro_batch must be at least 1, got {self.micro_batch}')
+        if self.on_bad_film not in ('raise', 'skip'): raise ValueError(f"on_bad_film: 'raise' or 'skip', got {self.on_bad_film!r}")
         if self.mixed_precision not in ('no', 'bf16', 'fp16'): raise ValueError(f"mixed_precision: 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}")
 
     @classmethod
@@ -148,24 +157,30 @@ def open_tokenizer(
     if config.text_encoder != 'tiny': return _named_tokenizer(config.text_encoder)
     rows = studies[studies.split == 'train'].to_dict('records')
     texts = [t for i, r in enumerate(rows) for t in (*r['texts'], *r['augmented'], *study_texts(r, rng_for(config.seed, 'vocabulary', i), bank))]
-    for negative, positive in class_prompts(config.class_prompts).values(): texts += [*negative, *positive]
+    known = {l for c in LABEL_COLUMNS for cell in studies[c] for l in cell}
+    asked = class_prompts(config.class_prompts, [l for l in LABELS if l in known and l != 'No Finding'] or None)
+    for negative, positive in asked.values(): texts += [*negative, *positive]
     return train_tokenizer(texts, vocab_size=config.vocab_size)
 
 # %% ../nbs/52_train.ipynb #52-train-024
 def _named_tokenizer(name):
-    try: return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as e:
+    try: return text_tokenizer(name)
+    except ValueError as e:
         raise OSError(f'no tokeniser {name!r}: neither a folder here nor to be had from the hub; give a folder with config.json and tokenizer.json') from e
 
 # %% ../nbs/52_train.ipynb #52-train-025
 def open_model(
     config:TrainConfig,
     tokenizer, # of the text encoder
+    bank=None, # prompt bank of the user; its version goes with the checkpoint
 )->CXRCLIP:
     "Towers and projections as configured, weights seeded."
     seed_everything(config.seed)
-    return CXRCLIP(CXRCLIPConfig(image_encoder=config.image_encoder, text_encoder=config.text_encoder, pretrained=config.pretrained, image_weights=config.image_weights, image_size=config.image_size,
-                                 embed_dim=config.embed_dim, max_length=config.max_length, temperature=config.temperature), tokenizer)
+    given = {k: getattr(config, k) for k in ('image_encoder', 'text_encoder', 'pretrained', 'image_weights', 'image_size', 'embed_dim', 'max_length', 'temperature')}
+    model = CXRCLIP(CXRCLIPConfig(**given, prompts_version=bank_version(bank)), tokenizer)
+    if config.save_memory: model.save_memory()
+    if config.compile: model.image_encoder.compile()
+    return model
 
 # %% ../nbs/52_train.ipynb #52-train-031
 def _jittered(images:Tensor, generator)->Tensor:
@@ -257,7 +272,7 @@ def fingerprint(
     return hashlib.blake2b((studies.to_json() + words).encode(), digest_size=16).hexdigest()
 
 # %% ../nbs/52_train.ipynb #52-train-048
-FREE = ('studies', 'root', 'output_dir', 'num_workers', 'save_every', 'resume') # options that may change on resume
+FREE = ('studies', 'root', 'output_dir', 'num_workers', 'on_bad_film', 'save_memory', 'save_every', 'resume') # options that may change on resume
 
 def save_state(
     path:Path,    # e.g. output_dir/'last.pt'
@@ -308,6 +323,7 @@ class Run:
     step: int = 0            # steps taken
     history: list = field(default_factory=list)   # a dict a step
     untrained: dict = field(default_factory=dict) # metrics before the first step
+    skipped: dict = field(default_factory=dict)   # film that could not be read -> its study
 
     @property
     def bare(self)->CXRCLIP: return self.accelerator.unwrap_model(self.model)
@@ -330,14 +346,32 @@ def start_run(
     for split in ('train', config.eval_split):
         if split not in counts: raise ValueError(f'no study has split {split!r}; the table has {dict(counts)}')
     bank = load_bank(config.prompts) if config.prompts else None
-    data = {s: StudyDataset(studies[studies.split == s], root, image_size=config.image_size, train=s == 'train', seed=config.seed, bank=bank) for s in ('train', 'valid') if s in counts}
+    data = {s: StudyDataset(studies[studies.split == s], root, image_size=config.image_size, train=s == 'train', seed=config.seed, bank=bank,
+                            on_bad_film=config.on_bad_film) for s in ('train', 'valid') if s in counts}
     tokenizer = open_tokenizer(config, studies, bank)
     loader = lambda s: make_loader(data[s], tokenizer, config.batch_size, num_workers=config.num_workers*(s == 'train'), max_length=config.max_length)
-    model = open_model(config, tokenizer)
+    model = open_model(config, tokenizer, bank)
     optimizer = torch.optim.AdamW(param_groups(model, config.weight_decay), lr=config.lr)
     model, optimizer, train_loader = accelerator.prepare(model, optimizer, loader('train'))
     return Run(config, Path(config.output_dir), accelerator, studies, root, model, optimizer, train_loader,
                loader('valid') if 'valid' in data else [], fingerprint(studies, tokenizer), config.max_steps or config.epochs*len(train_loader))
+
+# %% ../nbs/52_train.ipynb #a3fd8f94
+def _note(run, faults):
+    "Say of each (study, film, reason) once that it is skipped."
+    for study, film, reason in faults:
+        if film not in run.skipped: print(f'skipped study {study}: {reason}', flush=True)
+        run.skipped[film] = study
+
+def _noted(run, loader):
+    "Batches, what they skipped noted."
+    for batch in loader: _note(run, batch.get('skipped', ())); yield batch
+
+def _readable(run, row):
+    for film in row['images']:
+        try: run.loader.dataset.read(film)
+        except FilmError as e: _note(run, [(row['study_id'], film, e)]); return False
+    return True
 
 # %% ../nbs/52_train.ipynb #52-train-059
 def save(
@@ -356,6 +390,7 @@ def measure(
 )->dict:
     "`evaluate` on the run's evaluation split."
     held_out = run.studies[run.studies.split == run.config.eval_split]
+    if run.config.on_bad_film == 'skip': held_out = held_out[[_readable(run, row) for row in held_out.to_dict('records')]]
     return evaluate(run.bare, held_out, run.root, run.config.class_prompts, run.config.seed)
 
 # %% ../nbs/52_train.ipynb #52-train-062
@@ -376,6 +411,15 @@ def begin(
         save(run); run.untrained = measure(run); save(run)
     run.accelerator.wait_for_everyone()
 
+# %% ../nbs/52_train.ipynb #f9ecb98b
+def _skips(batch, config): return dict(skipped=len(batch.get('skipped', ()))) if config.on_bad_film == 'skip' else {}
+
+def _alike(batch, config, accelerator):
+    "The batch, cut to the smallest one of all processes: their embeddings are gathered, and a study was perhaps skipped in one of them."
+    if config.on_bad_film != 'skip' or accelerator.num_processes == 1: return batch
+    n = int(accelerator.gather(torch.tensor([len(batch['study_ids'])], device=accelerator.device)).min())
+    return {k: v[:, :n] if torch.is_tensor(v) else v[:n] if k == 'study_ids' else v for k, v in batch.items()}
+
 # %% ../nbs/52_train.ipynb #52-train-066
 def fit(
     run:Run,
@@ -387,12 +431,13 @@ def fit(
             epoch, seen = divmod(run.step, per_epoch)
             run.loader.dataset.set_epoch(epoch); run.loader.set_epoch(epoch); run.model.train()
             tick = time.perf_counter()
-            for batch in (skip_first_batches(run.loader, seen) if seen else run.loader):
-                wait = time.perf_counter() - tick
+            for batch in _noted(run, skip_first_batches(run.loader, seen) if seen else run.loader):
+                wait, batch = time.perf_counter() - tick, _alike(batch, c, run.accelerator)
                 row = train_step(run.model, run.optimizer, batch, c, run.accelerator, run.step, run.total)
                 run.step += 1
-                run.history.append(dict(step=run.step, epoch=epoch, **row, waited=wait, seconds=time.perf_counter() - tick))
-                if run.step % per_epoch == 0 and run.valid: run.history[-1]['valid'] = validate(run.bare, run.valid, c, run.accelerator.device)
+                run.history.append(dict(step=run.step, epoch=epoch, **row, waited=wait, seconds=time.perf_counter() - tick) | _skips(batch, c))
+                if run.step % per_epoch == 0 and run.valid: run.history[-1]['valid'] = validate(run.bare, _noted(run, run.valid), c, run.accelerator.device)
+                if run.step % per_epoch == 0 and run.skipped: print(f'epoch {epoch}: {len(run.skipped)} films could not be read so far', flush=True)
                 if run.step % c.save_every == 0 or run.step == run.total: save(run)
                 bar.update(); bar.set_postfix(loss=f"{row['total']:.3f}", refresh=False)
                 if run.step == run.total: break
@@ -437,6 +482,18 @@ class TrainResult:
     metrics: dict           # as in metrics.json
     run_dir: Path           # folder with everything
 
+# %% ../nbs/52_train.ipynb #fef3bca9
+def about_run(
+    run:Run,
+    metrics:dict, # of its evaluation
+)->dict:          # data, training, metrics: the `about` of a checkpoint
+    "What a reader of the model card wants to know of a run."
+    counts = run.studies.groupby(['source', 'split']).size().unstack(fill_value=0)
+    told = ('epochs', 'batch_size', 'lr', 'weight_decay', 'icl_weight', 'tcl_weight', 'mixed_precision', 'seed')
+    return dict(data=[dict(source=source, **{s: int(n) for s, n in row.items()}) for source, row in counts.iterrows()],
+                training=dict(steps=run.step, version=__version__, **{k: getattr(run.config, k) for k in told}),
+                metrics={k: [metrics[k], metrics[f'{k}_low'], metrics[f'{k}_high']] for k in metrics if f'{k}_low' in metrics})
+
 # %% ../nbs/52_train.ipynb #9ae5a590
 def finish(
     run:Run,
@@ -445,7 +502,7 @@ def finish(
     history, model, metrics = pd.DataFrame(run.history), run.bare.eval(), {}
     if run.accelerator.is_main_process:
         metrics = measure(run) | dict(untrained=run.untrained, steps=run.step, seconds=float(history.seconds.sum()))
-        model.save_pretrained(run.dir/'model')
+        model.config.about = about_run(run, metrics); model.save_pretrained(run.dir/'model')
         with atomic_path(run.dir/'metrics.json') as tmp: tmp.write_text(json.dumps(metrics, indent=1))
         save_curves(history, run.dir/'curves.png')
     run.accelerator.wait_for_everyone(); run.accelerator.free_memory()

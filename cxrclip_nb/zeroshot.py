@@ -112,13 +112,13 @@ def auroc_table(
 # %% ../nbs/60_zeroshot.ipynb #60-zeroshot-032
 @torch.no_grad()
 def embed_studies(
-    model,                # has embed_films(paths) -> [N, D]
+    model,                # has embed_films(paths, root=...) -> [N, D]
     studies:pd.DataFrame, # a study table
-    root:str|Path,        # folder of the films
+    root:str|Path,        # folder of the films, or a film cache
 )->Tensor:                # [N, D] unit norm, a row a study
     "Mean embedding of each study's films; each film is read once."
     films = list(dict.fromkeys(f for cell in studies.images for f in cell)); place = {f: i for i, f in enumerate(films)}
-    e = model.embed_films([Path(root)/f for f in films])
+    e = model.embed_films(films, root=root)
     return F.normalize(torch.stack([e[[place[f] for f in cell]].mean(0) for cell in studies.images]), dim=-1)
 
 # %% ../nbs/60_zeroshot.ipynb #60-zeroshot-033

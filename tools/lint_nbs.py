@@ -48,7 +48,9 @@ def public_faults(where, src):
                 if '#' not in line and len(node.args.args) > 0 and a.annotation is None: yield f'{where}: {node.name}({a.arg}) has neither type nor comment'
 
 def import_faults(stem, module, order, src):
-    for name in re.findall(r'^(?:from|import) cxrclip_nb\.(\w+)', src, re.M):
+    try: body = ast.parse(src).body
+    except SyntaxError: return                                              # public_faults says so
+    for name in (n.module.split('.')[1] for n in body if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('cxrclip_nb.')):
         if name not in order: yield f'{stem}: imports cxrclip_nb.{name}, which no notebook makes'
         elif order[name] >= stem and name not in LOOKS_AHEAD.get(module, ()): yield f'{stem}: imports {name}, which comes later'
 

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""Time and peak memory of the model at the paper's size, ours against the naive ways: `python tools/bench_model.py [--batch 64] [--rounds 2]`.
+
+ResNet-50 at 224 pixels and a BERT of base size, random weights, report-like texts (about 70 tokens on average, up to 200), one thread.
+Each way runs in a process of its own, so that its peak memory is its own; ways take turns, the fastest round counts."""
+import argparse, ctypes, gc, json, re, subprocess, sys, time
+from pathlib import Path
+import numpy as np, torch
+from torch import nn
+
+BERT = dict(model_type='bert', vocab_size=28996, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+
+def build(layers=12):
+    from cxrclip_nb.clip import CXRCLIP, CXRCLIPConfig
+    torch.manual_seed(0)
+    return CXRCLIP(CXRCLIPConfig(image_encoder='resnet50', text_config=BERT | dict(num_hidden_layers=layers))).train()
+
+def make_batch(B):
+    "uint8 films [2, B, 1, 224, 224]; ids and mask [2, B, 256], padded to 256."
+    from cxrclip_nb.core import rng_for
+    rng = rng_for(0, 'bench')
+    n = torch.as_tensor(np.clip(rng.lognormal(np.log(62), .5, (2, B)).astype(int), 8, 200)); n[0, 0] = 200
+    mask = (torch.arange(256) < n[..., None]).long()
+    ids = torch.as_tensor(rng.integers(5, 28000, (2, B, 256)))*mask
+    return torch.as_tensor(rng.integers(0, 256, (2, B, 1, 224, 224), dtype=np.uint8)), ids, mask
+
+# ---- texts: how the 2B texts of a batch pass the tower ----
+def padded(m, ids, mask): return m.text_encoder.encode(ids.flatten(0, 1), mask.flatten(0, 1))
+def longest(m, ids, mask): w = int(mask.sum(-1).max()); return padded(m, ids[..., :w], mask[..., :w])
+def groups(m, ids, mask):
+    from cxrclip_nb.text_encoder import encode_grouped, text_lengths
+    return encode_grouped(m.text_encoder, ids.flatten(0, 1), mask.flatten(0, 1), text_lengths(mask.flatten(0, 1)))
+def row(m, ids, mask): return m.text_encoder(ids.flatten(0, 1), mask.flatten(0, 1))
+def two_padded(m, ids, mask): return torch.cat([m.text_encoder.encode(i, k) for i, k in zip(ids, mask)])
+def two_rows(m, ids, mask): return torch.cat([m.text_encoder(i, k) for i, k in zip(ids, mask)])
+TEXTS = {'two passes, padded to 256': two_padded, 'padded to 256': padded, 'to the longest': longest, 'four groups': groups, 'two rows': two_rows, 'one row (ours)': row}
+
+# ---- films: how the 2B films pass theirs ----
+def views(m, films): return torch.stack([m.encode_image(v) for v in films])
+def together(m, films): return m.encode_image(films.flatten(0, 1))
+def planar(m, films): m.image_encoder.to(memory_format=torch.contiguous_format); return views(m, films)
+FILMS = {'both views in one pass': together, 'channels first': planar, 'view after view (ours)': views}
+
+def step(m, way, batch):
+    "One whole training step, forward and backward, without the optimiser -> loss."
+    from cxrclip_nb.objective import cxrclip_loss
+    films, ids, mask = batch
+    text = nn.functional.normalize(m.text_projection(TEXTS[way](m, ids, mask)), dim=-1).unflatten(0, ids.shape[:2])
+    loss = cxrclip_loss(views(m, films), text, m.scale)['total']; loss.backward()
+    return loss
+
+def memory(field):
+    "A line of Linux's account of this process, in MB."
+    return int(re.search(rf'{field}:\s+(\d+) kB', Path('/proc/self/status').read_text())[1])/1024
+
+def timed(run):
+    "Seconds, and the peak of memory above what was held before."
+    gc.collect(); ctypes.CDLL(None).malloc_trim(0); Path('/proc/self/clear_refs').write_text('5')     # forget earlier peaks
+    before, start = memory('VmRSS'), time.perf_counter(); run()
+    return dict(seconds=time.perf_counter() - start, mb=memory('VmHWM') - before)
+
+def run_one(what, way, B, options):
+    "`timed` of one way, after a warm-up at batch 1."
+    torch.set_num_threads(1); model, batch = build(), make_batch(B)
+    if 'save_memory' in options: model.image_encoder.save_memory(); model.text_encoder.save_memory()
+    run = dict(texts=lambda b: TEXTS[way](model, *b[1:]), films=lambda b: FILMS[way](model, b[0]), step=lambda b: step(model, way, b))[what]
+    if 'compile' in options: run = torch.compile(run, dynamic=what == 'texts')
+    if what != 'step': model.eval()
+    with torch.set_grad_enabled(what == 'step'):
+        run(batch if 'compile' in options else [x[:, :1] if B > 1 else x for x in batch]); model.zero_grad()
+        return timed(lambda: run(batch))
+
+def measure(what, ways, B, rounds, options=()):
+    "{way: {seconds, mb}}: each way in its own process, in turns."
+    best = {}
+    for _ in range(rounds):
+        for way in ways:
+            out = subprocess.run([sys.executable, __file__, '--one', json.dumps([what, way, B, list(options)])], capture_output=True, text=True, check=True).stdout
+            got = json.loads(out.splitlines()[-1])
+            best[way] = {k: min(v, best[way][k]) if way in best else v for k, v in got.items()}
+    return best
+
+def show(title, results):
+    slow = max(r['seconds'] for r in results.values()); print(f'\n{title}')
+    for way, r in results.items(): print(f"  {way:28s}{r['seconds']:8.2f} s {slow/r['seconds']:6.2f} x {r['mb']:8.0f} MB")
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--batch', type=int, default=64, help='studies of the large batch of encode'); p.add_argument('--step_batch', type=int, default=8, help='studies of a training step')
+    p.add_argument('--rounds', type=int, default=2); p.add_argument('--one', help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.one: print(json.dumps(run_one(*json.loads(a.one)))); sys.exit()
+    for B in (1, a.batch):
+        show(f'encode {2*B} texts', measure('texts', TEXTS, B, a.rounds))
+        show(f'encode {2*B} films', measure('films', FILMS, B, a.rounds))
+    show(f'training step, {a.step_batch} studies', measure('step', ['padded to 256', 'to the longest', 'four groups', 'one row (ours)'], a.step_batch, a.rounds))
+    kept = {f'{w}{", layers recomputed" if o else ""}': measure('step', [w], a.step_batch, a.rounds, o)[w] for w in ['one row (ours)'] for o in ((), ('save_memory',))}
+    show(f'training step, {a.step_batch} studies, memory', kept)
+    for what, way in (('texts', 'one row (ours)'), ('films', 'view after view (ours)')):
+        for B in (1, a.batch): show(f'encode {2*B} {what}, torch.compile', {o or 'eager': measure(what, [way], B, a.rounds, [o] if o else [])[way] for o in ('', 'compile')})
