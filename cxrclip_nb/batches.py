@@ -68,10 +68,10 @@ def _blaming(read, study):
 
 def _training_views(pair, size_of, read, size, rng, detail):
     "A view of each of two films; each file is read once, at the smallest scale that keeps more than detail*size pixels of each crop's sides."
-    full = {film: size_of(film) for film in dict.fromkeys(pair)}
-    drawn = [draw_view(*full[film], rng) for film in pair]
-    crop = {f: min(min(box[2:]) for g, (box, _) in zip(pair, drawn) if g == f) for f in full}    # shorter side, in pixels of the full film
-    films = {f: read(f, math.floor(detail*size*min(full[f])/crop[f]) + 1) for f in full}
+    full = {film: size_of(film) for film in dict.fromkeys(pair)}                                 # film -> (H, W); one film may be both
+    drawn = [draw_view(*full[film], rng) for film in pair]                                       # (box on the full film, clip limit) of each view
+    crop = {f: min(min(box[2:]) for g, (box, _) in zip(pair, drawn) if g == f) for f in full}    # shortest side of a film's crops, full pixels
+    films = {f: read(f, math.floor(detail*size*min(full[f])/crop[f]) + 1) for f in full}         # so that this side keeps more than detail*size
     return [take_view(films[f], scaled_box(box, full[f], films[f].shape), clip, size) for f, (box, clip) in zip(pair, drawn)]
 
 # %% ../nbs/22_batches.ipynb #d4fa4f0b

@@ -34,7 +34,7 @@ from .text_encoder import TEXT_POOLS, TextEncoder
 def _in_range(c):
     "{field: is it possible?} of a configuration."
     return dict(image_pool=c.image_pool in IMAGE_POOLS, text_pool=c.text_pool in TEXT_POOLS, image_size=c.image_size > 0, embed_dim=c.embed_dim > 0,
-                max_length=c.max_length > 2, temperature=c.temperature > 0, image_mean=len(c.image_mean or '123') == 3,
+                max_length=c.max_length > 2, temperature=c.temperature > 0, about=c.about is None or isinstance(c.about, dict), image_mean=len(c.image_mean or '123') == 3,
                 image_std=len(c.image_std or '123') == 3 and min(c.image_std or [1]) > 0)
 
 # %% ../nbs/32_clip.ipynb #32-clip-009
@@ -111,7 +111,7 @@ def _complete(config, image, text, tokenizer):
     known, most = text.config['vocab_size'], text.max_length
     if tokenizer is not None and len(tokenizer) > known: raise ValueError(f'the tokenizer has {len(tokenizer)} tokens, the text encoder knows {known}')
     if most and config.max_length > most: raise ValueError(f'max_length is {config.max_length}, but {config.text_encoder!r} has {most} positions')
-    stored = {k: v for k, v in text.config.items() if k not in ('_name_or_path', 'id2label', 'label2id')}      # folders and class names of others
+    stored = {k: v for k, v in text.config.items() if k[0] != '_' and k not in ('id2label', 'label2id')}      # no folders, no class names of others
     return replace(config, image_mean=config.image_mean or image.mean, image_std=config.image_std or image.std, text_config=json.loads(json.dumps(stored)))
 
 def _check_batch(images, ids, mask):
@@ -261,7 +261,7 @@ def load_weights(
     model:nn.Module,   # built from the checkpoint's configuration
     path:str|Path,     # model.safetensors
 )->None:
-    "Fill `model` strictly; `CheckpointError` for a missing or truncated file, missing, unknown or misshapen tensors."
+    "Fill `model` strictly; `CheckpointError` for a missing or truncated file, missing, unknown or misshapen tensors, or NaN in one."
     if not Path(path).is_file(): raise CheckpointError(f'{path}: missing')
     try: state = load_file(path)
     except (SafetensorError, OSError, ValueError) as e: raise CheckpointError(f'{path}: damaged or truncated, {Path(path).stat().st_size:,} bytes ({e})') from e
@@ -269,6 +269,7 @@ def load_weights(
     for what, keys in (('lacks', want.keys() - state), ('has unknown', state.keys() - want),
                        ('has another shape for', {k for k in want.keys() & state if want[k].shape != state[k].shape})):
         if keys: raise CheckpointError(f'{path}: {what} {len(keys)} tensors, first {sorted(keys)[0]}; config.json describes another model')
+    if (broken := sorted(k for k, v in state.items() if not v.isfinite().all())): raise CheckpointError(f'{path}: {len(broken)} tensors hold numbers that are not finite, first {broken[0]}: the training had failed')
     model.load_state_dict(state, strict=False)           # only tied names are absent
 
 # %% ../nbs/32_clip.ipynb #32-clip-053
@@ -302,8 +303,7 @@ CARD = """---
 
 # {{ name }}
 
-Films of the chest and sentences about them, as unit vectors of one space of {{ config.embed_dim }} dimensions: CXR-CLIP ([paper]({{ paper_url }})), made with cxrclip_nb.
-For research, not for diagnosis.
+Films of the chest and sentences about them, as unit vectors of one space of {{ config.embed_dim }} dimensions: CXR-CLIP ([paper]({{ paper_url }})), made with cxrclip_nb. For research, not for diagnosis.
 
 ```python
 from cxrclip_nb.clip import CXRCLIP
@@ -343,7 +343,7 @@ Nothing.
 ## Preprocessing
 
 `embed_films` does it: grey, the shorter side to {{ config.image_size }} pixels, the middle, mean {{ config.image_mean }}, spread {{ config.image_std }}.
-Texts: at most {{ config.max_length }} tokens. Towers: {{ config.image_encoder }}, pool {{ config.image_pool }}; {{ config.text_encoder }}, pool {{ config.text_pool }}.
+Texts: at most {{ config.max_length }} tokens{{ '' if tokenizer else ' (no tokenizer is with it, so it takes token ids only)' }}. Towers: {{ config.image_encoder }}, pool {{ config.image_pool }}; {{ config.text_encoder }}, pool {{ config.text_pool }}.
 """
 
 # %% ../nbs/32_clip.ipynb #e603d8b6
@@ -357,7 +357,7 @@ class CXRCLIP(Embedder, PyTorchModelHubMixin, **HUB):
         write_config(self.config, save_directory/'config.json', self.tokenizer is not None)
         save_file({k: v.contiguous() for k, v in unique_state(self).items()}, save_directory/'model.safetensors', metadata={'format': 'pt'})
         if self.tokenizer is not None: self.tokenizer.save_pretrained(save_directory)
-    def generate_model_card(self, name='this folder', **kwargs): return super().generate_model_card(name=name, config=self.config, about=self.config.about or {}, **kwargs)
+    def generate_model_card(self, name='this folder', **kwargs): return super().generate_model_card(name=name, config=self.config, about=self.config.about or {}, tokenizer=self.tokenizer is not None, **kwargs)
     def save_pretrained(self, folder:str|Path, *, push_to_hub:bool=False, repo_id:str|None=None, model_card_kwargs:dict|None=None, config=None, **push):
         may_replace(folder)
         with atomic_path(folder) as tmp: super().save_pretrained(tmp, model_card_kwargs=dict(name=Path(folder).name) | (model_card_kwargs or {}))

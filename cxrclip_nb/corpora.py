@@ -16,7 +16,7 @@ import pandas as pd
 from .core import progress
 from .lookalikes import write_like
 from .studies import COLUMNS, LABEL_COLUMNS, StudyError, map_view, split_by_patient, validate_studies
-from .tables import KNOWN_LABELS, SPLIT_NAMES, label_kinds, label_lists, label_name, one_each, read_csv, read_table, refuse, rows_of
+from .tables import KNOWN_LABELS, SPLIT_NAMES, label_kinds, label_lists, label_name, one_each, read_csv, read_table, reasons, refuse, rows_of
 
 # %% ../nbs/13_corpora.ipynb #13-corpora-006
 MISSING = ('raise', 'skip', 'keep')
@@ -87,28 +87,26 @@ def _map(column, by):
     return column.map({v: by(v) for v in column.unique()})
 
 # %% ../nbs/13_corpora.ipynb #13-corpora-012
-def _reasons(left_out):
-    "How much was left out, and why, in one line."
-    why = pd.Series([r for _, r in left_out], dtype=object).value_counts()
-    return 'left out: ' + ', '.join(f'{n:,} ({r})' for r, n in why.items()) if left_out else 'nothing left out'
+def _count(n, one, many): return f'{n:,} {one if n == 1 else many}'
 
 def _finish(films, says, root, source, missing, left_out, seed=None):
     "The study table of films (study_id, patient_id, split, images, views) and of what is said (texts, labels); with a seed: split by patient."
     again = films.images.duplicated().to_numpy(); left_out += [(f, 'is listed again, its first row counts') for f in films.images[again]]
-    films = _present(films[~again], root, missing, left_out)
+    listed, films = films.study_id, _present(films[~again], root, missing, left_out)
     table = _group_films(films).join(says, on='study_id')
     for c in ('texts', *LABEL_COLUMNS):
         table[c] = [[] if x is None or isinstance(x, float) else x for x in (table[c] if c in table else [None]*len(table))]
     table = table.assign(source=source, augmented=[[] for _ in range(len(table))])
-    has_film = set(table.study_id); left_out += [(s, 'has no film') for s in says.index if s not in has_film]
+    has_film, named = set(table.study_id), set(listed)
+    left_out += [(s, 'none of its films is on disk' if s in named else 'has no film') for s in says.index if s not in has_film]
     silent = table[['texts', *LABEL_COLUMNS]].map(len).sum(axis=1) == 0
     left_out += [(s, 'has neither text nor label') for s in table.study_id[silent]]
     table = table[~silent].reset_index(drop=True)
-    if not len(table): raise StudyError([(source, 'study_id', f'no study is left; {_reasons(left_out)}')])
+    if not len(table): raise StudyError([(source, 'study_id', f'no study is left; {reasons(left_out)}')])
     if seed is not None: table = split_by_patient(table, seed=seed)
     table = validate_studies(table[list(COLUMNS)]); table.attrs['left_out'] = left_out
-    films = int(table.images.map(len).sum())
-    print(f'{source}: {len(table):,} studies of {table.patient_id.nunique():,} patients, {films:,} films; {_reasons(left_out)}')
+    studies, patients = _count(len(table), 'study', 'studies'), _count(table.patient_id.nunique(), 'patient', 'patients')
+    print(f"{source}: {studies} of {patients}, {_count(int(table.images.map(len).sum()), 'film', 'films')}; {reasons(left_out)}")
     return table
 
 # %% ../nbs/13_corpora.ipynb #13-corpora-015
@@ -145,8 +143,8 @@ def _findings_impression(report):
     return _sections(*split_sections(report).values())
 
 def _mimic_texts(films, folder, sections, left_out):
-    "Sections by study, from the report files, else from mimic_cxr_sectioned.csv."
-    cut = {}
+    "Sections by study, from the report files, else from mimic_cxr_sectioned.csv; and how many studies have a report there."
+    cut, found = {}, 0
     if (folder/'mimic_cxr_sectioned.csv').is_file():
         _, rows = read_table(folder, ['mimic_cxr_sectioned.csv'], ['study'], ['findings', 'impression'])
         cut = {s: (f, i) for s, f, i in zip(rows.study, rows.findings, rows.impression)}
@@ -154,10 +152,20 @@ def _mimic_texts(films, folder, sections, left_out):
     for study, patient in progress(list(zip(studies.study_id, studies.patient_id)), desc='reports'):
         try:
             with open(f'{folder}/files/{patient[:3]}/{patient}/{study}.txt', encoding='utf-8-sig') as f: report = f.read()
-        except (FileNotFoundError, NotADirectoryError): texts[study] = _sections(*cut.get(study, ())); continue
-        except (OSError, ValueError): left_out.append((f'{study[:40]}.txt', 'is no text that can be read')); continue
-        texts[study] = sections(report)
-    return pd.DataFrame(dict(texts=pd.Series(texts, dtype=object)))
+        except (FileNotFoundError, NotADirectoryError): texts[study] = _sections(*cut.get(study, ())); found += study in cut; continue
+        except (OSError, ValueError): left_out.append((f'{study[:40]}.txt', 'is no text that can be read')); found += 1; continue
+        texts[study] = sections(report); found += 1
+    return pd.DataFrame(dict(texts=pd.Series(texts, dtype=object))), found
+
+# %% ../nbs/13_corpora.ipynb #ca976804
+def _mimic_found(n, films, folder, given, left_out):
+    "Says that reports are lacking; `FileNotFoundError` if there is none in a folder that was given."
+    said = f'reports found for {n:,} of {films.study_id.nunique():,} studies'
+    if not n and len(films):
+        s, p = films.study_id.iloc[0], films.patient_id.iloc[0]; said += f' (looked for {folder}/files/{p[:3]}/{p}/{s}.txt)'
+        if given: raise FileNotFoundError(f'{said}: give as reports the folder that holds files/')
+        left_out.append(('reports', said))
+    if n < films.study_id.nunique(): print(f'mimic: {said}')
 
 # %% ../nbs/13_corpora.ipynb #13-corpora-018
 def read_mimic(
@@ -170,11 +178,12 @@ def read_mimic(
     suffix:str='.jpg',           # of the films; '.dcm' for MIMIC-CXR itself
 )->pd.DataFrame:                 # the study table; `.attrs['left_out']` lists (what, why)
     "MIMIC-CXR as a study table; `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row."
-    root, left_out = _begin(root, missing); reports = Path(root if reports is None else reports)
+    root, left_out = _begin(root, missing); given, reports = reports is not None, Path(root if reports is None else reports)
     if labels not in ('chexpert', 'negbio'): raise ValueError(f"labels={labels!r}; allowed are 'chexpert', 'negbio'")
     if not reports.is_dir(): raise FileNotFoundError(f'no folder {reports}')
     films, says = _mimic_films(root, suffix, left_out), _mimic_labels(root, labels)
-    says = says.join(_mimic_texts(films, reports, sections or _findings_impression, left_out), how='outer')
+    texts, n = _mimic_texts(films, reports, sections or _findings_impression, left_out)
+    _mimic_found(n, films, reports, given, left_out); says = says.join(texts, how='outer')
     return _finish(films, says, root, 'mimic', missing, left_out)
 
 # %% ../nbs/13_corpora.ipynb #13-corpora-022
@@ -185,7 +194,7 @@ def _chexpert_rows(root, name):
     path, rows = read_table(root, [name, *inner], ['Path'], ['Frontal/Lateral', 'AP/PA', *CHEXPERT_LABELS])
     parts = rows.Path.str.extract(r'(patient\d+)/(study\d+)/[^/]+$')
     refuse((f'{path.name} row {i + 2}', 'Path', f'{rows.Path[i][:60]!r} is not .../patientN/studyN/film') for i in rows.index[parts[0].isna()])
-    top, inner = rows.Path[0].split('/')[:2]
+    top, inner = rows.Path.iloc[0].split('/')[:2]
     inside = not (root/top).is_dir() and (root/inner).is_dir()              # root is CheXpert-v1.0-small itself
     views = _map(rows['AP/PA'] + ' ' + rows['Frontal/Lateral'], map_view)   # 'LL Lateral', 'AP Frontal', ' Lateral'
     return path, rows.assign(study_id=parts[0] + '/' + parts[1], patient_id=parts[0], views=views,
@@ -253,7 +262,7 @@ def read_nih14(
     rows['study_id'] = rows.patient_id + '_' + rows['Follow-up #'].str.zfill(3)
     rows['images'] = _place(root, [Path(f).stem for f in rows['Image Index']], 'images/{}.png'); rows['views'] = _map(rows['View Position'], map_view)
     split = _nih_split(rows, root, seed, left_out); rows['split'] = '' if split is None else split
-    rows = rows[rows.split.notna()].reset_index(drop=True)
+    rows = rows[rows.split.notna()]                                         # with the numbers they have in the file
     return _finish(rows, _nih_labels(rows, path), root, 'nih14', missing, left_out, seed if split is None else None)
 
 # %% ../nbs/13_corpora.ipynb #13-corpora-031
@@ -262,8 +271,8 @@ VINBIG_LABELS = ('Aortic Enlargement', 'Atelectasis', 'Calcification', 'Cardiome
 
 def _vote(yes, image, reader, votes):
     "Labels of each image, given what [rows, labels] each reader says: positive with at least `votes` (None: more than half of the readers)."
-    by_reader = yes.groupby([image.to_numpy(), reader.to_numpy()], sort=False).max()
-    said, readers = by_reader.groupby(level=0).sum(), by_reader.groupby(level=0).size()
+    by_image = yes.groupby([image.to_numpy(), reader.to_numpy()], sort=False).max().groupby(level=0); said, readers = by_image.sum(), by_image.size()
+    if votes and votes > (most := readers.max()): raise ValueError(f'votes={votes}, but no image has more than {most} readers; write 1 to {most}')
     enough = said.ge(votes) if votes else said.mul(2).gt(readers, axis=0)
     enough['No Finding'] &= ~enough.drop(columns='No Finding').any(axis=1); enough = enough.to_numpy()
     return pd.DataFrame(dict(positive=rows_of(yes.columns, enough), negative=rows_of(yes.columns, ~enough)), index=said.index)
@@ -287,13 +296,15 @@ def read_vindr(
     root:str|Path,        # VinDr-CXR as distributed (annotations/image_labels_*.csv, train/, test/), or VinBigData (train.csv, train/)
     missing:str='raise',  # films that are not on disk: 'raise', 'skip', or 'keep' (do not look)
     seed:int=0,           # of VinBigData's split by image; VinDr-CXR has its own, train and test
-    votes:int|None=None,  # readers that a positive needs; none: more than half of them; 1: any
+    votes:int|None=None,  # readers that a positive needs, at most as many as there are; none: more than half of them; 1: any
 )->pd.DataFrame:          # the study table; `.attrs['left_out']` lists (what, why)
     "VinDr-CXR or VinBigData as a study table, an image = a study = a patient; `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row."
     root, left_out = _begin(root, missing)
-    if votes is not None and (not isinstance(votes, int) or votes < 1):
+    if votes is not None and (not isinstance(votes, int) or isinstance(votes, bool) or votes < 1):
         raise ValueError(f'votes={votes!r}; a whole number from 1, or None for the majority')
     vindr = any(root.glob('image_labels_*')) or (root/'annotations').is_dir()
+    if not vindr and not any((root/f'train.csv{gz}').is_file() for gz in ('', '.gz')):
+        raise FileNotFoundError(f'no annotations/image_labels_train.csv (VinDr-CXR) and no train.csv (VinBigData) in {root}: give its folder')
     says = {s: _vindr_released(root, s, votes) for s in ('train', 'test')} if vindr else dict(train=_vinbig_released(root, votes))
     split = pd.concat([pd.Series(s, t.index) for s, t in says.items()]); ids = split.index
     refuse((i, 'image_id', 'is in the train and in the test table') for i in ids[ids.duplicated()])

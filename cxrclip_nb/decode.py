@@ -7,6 +7,7 @@ __all__ = ['MAX_PIXELS', 'MAX_BYTES', 'JPEG_SCALES', 'FilmError', 'jpeg_scale', 
 
 # %% ../nbs/12_decode.ipynb #12-decode-003
 import io, os, stat, struct
+from contextlib import contextmanager
 from pathlib import Path
 import cv2
 import numpy as np
@@ -21,15 +22,18 @@ class FilmError(ValueError): "A film that cannot be read; the message names the 
 def _check_size(h, w, path):
     if not 0 < h*w <= MAX_PIXELS: raise FilmError(f'{path}: its header claims {w} x {h} pixels; 1 to {MAX_PIXELS:,} are allowed')
 
-def _contents(path):
-    "All bytes of a film's file: a regular file of at most MAX_BYTES."
-    try:
-        s = os.stat(path)
-        if not stat.S_ISREG(s.st_mode): raise FilmError(f"{path}: {'is a folder' if stat.S_ISDIR(s.st_mode) else 'is no regular file'}")
-        if s.st_size == 0: raise FilmError(f'{path}: the file is empty')
-        if s.st_size > MAX_BYTES: raise FilmError(f'{path}: {s.st_size:,} bytes; at most {MAX_BYTES:,} are read')
-        with open(path, 'rb', buffering=0) as f: return f.read()
+@contextmanager
+def _opened(path):
+    "A film's file, open: a regular one (a pipe would wait for ever) of 1 to MAX_BYTES bytes."
+    try: s = os.stat(path)
     except (FileNotFoundError, NotADirectoryError): raise FilmError(f'{path}: no such file') from None
+    except ValueError as e: raise FilmError(f'{str(path)!r}: no file can have this name ({e})') from e
+    except OSError as e: raise FilmError(f'{path}: cannot be opened ({e.strerror})') from e
+    if not stat.S_ISREG(s.st_mode): raise FilmError(f"{path}: {'is a folder' if stat.S_ISDIR(s.st_mode) else 'is no regular file'}")
+    if s.st_size == 0: raise FilmError(f'{path}: the file is empty')
+    if s.st_size > MAX_BYTES: raise FilmError(f'{path}: {s.st_size:,} bytes; at most {MAX_BYTES:,} are read')
+    try:
+        with open(path, 'rb') as f: yield f
     except OSError as e: raise FilmError(f'{path}: cannot be opened ({e.strerror})') from e
 
 # %% ../nbs/12_decode.ipynb #12-decode-009
@@ -214,7 +218,7 @@ def read_film(
     min_side:int|None=None,   # JPEGs are decoded at the smallest scale with min(H, W) >= min_side; none: full size
 )->np.ndarray:                # uint8 [H, W], grey, upright
     "A film as grey bytes; `FilmError` naming the file if it is missing, empty, damaged, too large or no film."
-    data = _contents(path)
+    with _opened(path) as f: data = f.read()
     if data[:2] == b'\xff\xd8': return _decode_jpeg(data, path, min_side)
     return _decode_dicom(data, path) if _is_dicom(data[:132]) else _decode_pillow(data, path)
 
@@ -222,12 +226,9 @@ def film_size(
     path:str|Path,
 )->tuple[int, int]: # H, W of `read_film(path)`
     "Size of a film from its header alone; `FilmError` names a file that has none."
-    try: f = open(path, 'rb')
-    except OSError: _contents(path); raise FilmError(f'{path}: cannot be opened')
-    with f:
+    with _opened(path) as f:
         head = f.read(2048); f.seek(0)
         if head[:2] == b'\xff\xd8': h, w, _, note, *_ = _jpeg_header(f, path)
         elif _is_dicom(head): d = _open_dicom(f, path, head, stop_before_pixels=True); h, w, note = int(d.Rows), int(d.Columns), 1
-        elif not head: raise FilmError(f'{path}: the file is empty')
         else: im = _open_pillow(f, path); (w, h), note = im.size, _note(im.getexif())
     return (w, h) if note > 4 else (h, w)

@@ -49,6 +49,7 @@ def _die_with_parent():
 
 def _in_order(work, items, num_workers):
     "(item, work(item)) in order; processes work a few items ahead."
+    # each worker has four films waiting, so none idles while this process writes, and no more than that lies in memory
     if not num_workers: yield from ((x, work(x)) for x in items); return
     ahead, threads = deque(), cv2.getNumThreads()
     def take():
@@ -190,6 +191,22 @@ def _fill(store, work, films, num_workers, stop):
     store.finish(left_out)
     return left_out
 
+# %% ../nbs/12_films.ipynb #93fecb2f
+def _check_options(side, form, num_workers, on_bad_film, quality):
+    for name, value, allowed in (('form', form, ('jpeg', 'packed')), ('on_bad_film', on_bad_film, ('raise', 'skip'))):
+        if value not in allowed: raise ValueError(f'{name}={value!r}: must be one of {", ".join(allowed)}')
+    for name, value, low, high in (('side', side, 1, MAX_PIXELS), ('num_workers', num_workers, 0, 1000), ('quality', quality, 1, 100)):
+        if not isinstance(value, (int, np.integer)) or not low <= value <= high: raise ValueError(f'{name}={value!r}: must be a whole number from {low} to {high}')
+
+def _cache_folder(out, root):
+    "`out` as a Path; `ValueError` for a file, for the folder of the films itself, and for a folder that holds other things than a cache."
+    out = Path(out); begun = (out/_INDEX).is_file() or (out/_JOURNAL).is_file()
+    if out.exists() and not out.is_dir(): raise ValueError(f'out={out} is a file; a cache needs a folder')
+    if out.resolve() == Path(root).resolve(): raise ValueError(f'out={out} is the folder of the films; a cache needs one of its own')
+    if out.exists() and not begun and (other := [p.name for p in out.iterdir() if p.name[0] != '.' and p.name != _BIN]):
+        raise ValueError(f'out={out} is no cache, and not empty: it holds {other[0]}; take a new folder')
+    return out
+
 # %% ../nbs/12_films.ipynb #12-films-020
 def cache_films(
     studies:pd.DataFrame,      # study table; its `images` are cached, each film once
@@ -201,12 +218,10 @@ def cache_films(
     on_bad_film:str='raise',   # 'raise' stops at the first film that cannot be read, 'skip' lists them
     quality:int=95,            # of the JPEGs, 1 to 100
 )->pd.DataFrame:               # [film, reason] of films left out
-    "Store films small; a run that was stopped goes on where it was. `FilmError` names a bad film, `OSError` a full disk; films done are kept."
-    for name, value, allowed in (('form', form, ('jpeg', 'packed')), ('on_bad_film', on_bad_film, ('raise', 'skip'))):
-        if value not in allowed: raise ValueError(f'{name}={value!r}: must be one of {", ".join(allowed)}')
-    if side < 1 or not 1 <= quality <= 100: raise ValueError(f'side={side}, quality={quality}: side must be at least 1, quality 1 to 100')
+    "Store films small; a run that was stopped goes on where it was. `FilmError` names a bad film, `OSError` a full disk (films done are kept), `ValueError` an option or a folder that will not do."
+    _check_options(side, form, num_workers, on_bad_film, quality); side, quality, out = int(side), int(quality), _cache_folder(out, root)
     films, work = dict.fromkeys(f for cell in studies.images for f in cell), partial(_entry, open_films(root), side, form, quality)
-    store = _CacheWriter(out := Path(out), dict(side=side, form=form, quality=quality if form == 'jpeg' else None))
+    store = _CacheWriter(out, dict(side=side, form=form, quality=quality if form == 'jpeg' else None))
     try: left_out = _fill(store, work, films, num_workers, on_bad_film == 'raise')
     except OSError as e: raise OSError(e.errno, f'{e.strerror}: the cache {out} keeps the {len(store.entries)} films it has; once there is room, call again', str(out)) from e
     finally: store.close()

@@ -101,6 +101,17 @@ def _check_films(x, name, size):
     if x.ndim != 4 or x.shape[1] != 3: raise ValueError(f'films must be [B, 3, H, W], got {list(x.shape)}')
     if size and tuple(x.shape[2:]) != (size, size): raise ValueError(f'{name} was built for {size} x {size} films, got {x.shape[2]} x {x.shape[3]}')
 
+def _once(norm, *_): # runs before a batch norm computes
+    again = torch._C._current_graph_task_id() != -1  # in a backward pass?
+    norm.momentum = 0. if again else norm.usual_momentum
+    if again and norm.training: norm.num_batches_tracked -= 1
+
+def _count_once(net):
+    "Keep batch norms that are computed again in a backward pass from adding the batch to their running averages again."
+    for m in net.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None and _once not in m._forward_pre_hooks.values():
+            m.usual_momentum = m.momentum; m.register_forward_pre_hook(_once)
+
 # %% ../nbs/30_image_encoder.ipynb #30-image-encoder-030
 class ImageEncoder(nn.Module):
     "A timm backbone with pooling: normalised films `[B, 3, H, W]` to features `[B, width]`; errors as `make_backbone` and `pool_tokens` (paper, section 3.1)."
@@ -124,5 +135,5 @@ class ImageEncoder(nn.Module):
         return to_tokens(self.backbone(x), getattr(self.backbone, 'output_fmt', 'NCHW'))
     def forward(self, x:Tensor)->Tensor: return pool_tokens(self.tokens(x), self.pool, self.prefix)  # [B, 3, H, W] -> [B, F]
     def save_memory(self, on:bool=True)->None:                                                       # recompute stages in the backward pass
-        try: self.backbone.set_grad_checkpointing(on)
+        try: _count_once(self.backbone); self.backbone.set_grad_checkpointing(on)
         except AssertionError as e: raise ValueError(f'timm cannot recompute the stages of {self.name!r} in the backward pass: {e}') from e

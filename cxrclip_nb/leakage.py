@@ -32,21 +32,30 @@ def _shared(x, y):
 # %% ../nbs/10_leakage.ipynb #a15eb9ca
 _SUFFIX = re.compile(r'\.(jpe?g|png|dcm|dicom|tiff?|bmp)$', re.I)
 
+def _parts(film): return _SUFFIX.sub('', film.replace('\\', '/')).split('/')
+def _tells(end): return sum(map(str.isdigit, end)) >= 5
+
 def _ends(films):
     "Film -> the end of its path that names it: the shortest with five digits that no other film has, else the whole path."
-    parts = {f: _SUFFIX.sub('', f).split('/') for f in films}; ends = {}
+    parts = {f: _parts(f) for f in films}; ends = {}
     for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
         at = {f: '/'.join(p[-depth:]) for f, p in parts.items()}; n = Counter(at.values())
-        ends |= {f: e for f, e in at.items() if f not in ends and (depth >= len(parts[f]) or n[e] == 1 and sum(map(str.isdigit, e)) >= 5)}
+        ends |= {f: e for f, e in at.items() if f not in ends and (depth >= len(parts[f]) or n[e] == 1 and _tells(e))}
     return ends
 
+def _short_end(film):
+    "The shortest end of its path with five digits, whoever else has it; else the whole path."
+    p = _parts(film); ends = ['/'.join(p[-k:]) for k in range(1, len(p) + 1)]
+    return next(filter(_tells, ends), ends[-1])
+
+# %% ../nbs/10_leakage.ipynb #8612f443
 def _holds(studies):
-    "What could leak by name: kind -> `_held`."
+    "What could leak by name: kind -> `_held`; `loose` are names of films that several may have."
     origin = [ORIGINS.get(s, '') for s in studies.source]
     each = lambda column: [(x, o) for cell, o in zip(studies[column], origin) for x in cell]
     films = each('images'); ends = _ends({f for f, _ in films})
     return dict(patients=_held((p, p, o) for p, o in zip(studies.patient_id, origin)), studies=_held((s, s, o) for s, o in zip(studies.study_id, origin)),
-                films=_held((name, f, o) for f, o in films for name in {f, ends[f]}),
+                films=_held((name, f, o) for f, o in films for name in {f, ends[f]}), loose=_held((_short_end(f), f, o) for f, o in films),
                 texts=_held((' '.join(t.lower().split()), t, '') for t, _ in each('texts')))
 
 # %% ../nbs/10_leakage.ipynb #46dabc4f
@@ -120,7 +129,8 @@ def leakage(
     roots = [root_a if b is None or n == 'a' or root_b is None else root_b for n in parts]
     looks, unread = _all_looks(parts, roots, workers) if root_a is not None else ({}, [])
     for x, y in itertools.combinations(parts, 2):
-        found = {what: _shared(held[x][what], held[y][what]) for what in held[x]}
+        found = {what: _shared(held[x][what], held[y][what]) for what in ('patients', 'studies', 'films', 'texts')}
+        for one, other in (('films', 'loose'), ('loose', 'films')): found['films'] = sorted({*found['films'], *_shared(held[x][one], held[y][other])})
         if looks: found |= _same_pixels(looks[x], looks[y])
         rows += [dict(first=x, second=y, what=what, shared=len(both), examples=both[:3]) for what, both in found.items()]
         if cut := _cut_from(*(_sources(parts[n], b is not None) for n in (x, y))):

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'ALIASES', 'MUCH', 'DEGREE', 'SIZE', 'SIDE', 'ONE_SIDE', 'BASE_', 'ZONES', 'BROKEN', 'HIGH', 'IN_LOBE',
-           'SOURCES', 'PLURAL', 'MORE', 'ABSENT', 'UNSURE', 'HEALTHY', 'CALM', 'ILL', 'HARDLY', 'PROMPTS_VERSION',
-           'BANK', 'FORMS', 'FIVE', 'TASKS', 'WRITTEN', 'LabelError', 'canonical', 'fill', 'make_bank', 'name_labels',
-           'expand', 'class_prompts', 'load_bank', 'bank_version']
+           'SOURCES', 'GENERAL', 'PLURAL', 'MORE', 'ABSENT', 'UNSURE', 'OTHERS', 'NO_DEVICE', 'PERHAPS_DEVICE',
+           'DENIALS', 'DOUBTS', 'HEALTHY', 'CALM', 'ILL', 'HARDLY', 'PROMPTS_VERSION', 'BANK', 'FORMS', 'WHOLE', 'FIVE',
+           'TASKS', 'WRITTEN', 'LabelError', 'canonical', 'fill', 'make_bank', 'name_labels', 'expand', 'class_prompts',
+           'load_bank', 'bank_version']
 
 # %% ../nbs/14_prompts.ipynb #14-prompts-003
 import difflib, functools, hashlib, itertools, json, warnings
@@ -61,7 +62,7 @@ IN_LOBE = ('{name} {where}', 'there {is} {name} {where}', '{name} {is} visible {
 
 # %% ../nbs/14_prompts.ipynb #14-prompts-013
 SOURCES = { # label: (names, asserting patterns, {place: words})
-    'Atelectasis': (('atelectasis', 'atelectatic change', 'partial collapse of lung tissue'),
+    'Atelectasis': (('atelectasis', 'atelectatic change', 'collapse of lung tissue'),
         ('{much} {name} {where}', '{name} {is} seen {where}'), dict(much=MUCH, where=BASE_)),
     'Cardiomegaly': (('cardiomegaly', 'cardiac dilatation', 'enlargement of the heart'),
         ('{much} {name}', '{much} {name} {is} visible', 'a {much} degree of {name}', 'findings of {much} {name}'), dict(much=DEGREE)),
@@ -70,13 +71,13 @@ SOURCES = { # label: (names, asserting patterns, {place: words})
         ('signs of {much} {name}', '{much} {name} {is} visible', 'appearance of {much} {name}'), dict(much=MUCH)),
     'Enlarged Cardiomediastinum': (('mediastinal widening', 'widening of the mediastinum', 'enlargement of the cardiomediastinal silhouette'),
         ('{much} {name}', '{much} {name} {is} visible', 'the film shows {much} {name}', 'there is {much} {name}'), dict(much=DEGREE)),
-    'Fracture': (('a rib fracture', 'fractured ribs', 'a fracture of a rib', 'rib fractures'),
+    'Fracture': (('a fracture', 'a bony fracture', 'a fractured bone', 'a broken bone'),
         (*IN_LOBE, 'evidence of {name} {where}', 'signs of {name} {where}'), dict(where=ONE_SIDE)),
     'Lung Lesion': (('a lung lesion', 'a focal lung lesion', 'a pulmonary lesion'), IN_LOBE, dict(where=ZONES)),
     'Lung Opacity': (('a lung opacity', 'an opacity', 'pulmonary opacification'), IN_LOBE, dict(where=ZONES)),
     'Pleural Effusion': (('pleural effusion', 'effusion'),
         ('{much} {name} {where}', '{much} {name} {is} present {where}'), dict(much=SIZE, where=SIDE)),
-    'Pleural Other': (('pleural scarring', 'pleural plaques', 'calcification of the pleura'),
+    'Pleural Other': (('pleural scarring', 'pleural plaques', 'pleural adhesions'),
         (*IN_LOBE, 'evidence of {name} {where}'), dict(where=SIDE)),
     'Nodule/Mass': (('a nodule or mass', 'a nodular or mass-like shadow', 'a rounded focal density'), IN_LOBE, dict(where=ZONES)),
     'Rib Fracture': (('a broken rib', 'broken ribs', 'a costal fracture'), IN_LOBE, dict(where=BROKEN)),
@@ -84,24 +85,24 @@ SOURCES = { # label: (names, asserting patterns, {place: words})
 
 # %% ../nbs/14_prompts.ipynb #14-prompts-014
 SOURCES |= {
-    'Pneumonia': (('pneumonia', 'pneumonic infiltration', 'infectious pneumonia'), ('{name} {where}', 'findings of {name} {where}'), dict(where=ZONES)),
-    'Pneumothorax': (('pneumothorax',), ('{much} {name} {where}', '{much} {name} {is} visible {where}', 'there is a {much} {name} {where}',
-        '{much} apical {name} {where}', 'the film shows a {much} {name} {where}'), dict(much=SIZE, where=ONE_SIDE)),
+    'Pneumonia': (('pneumonia', 'pneumonic change', 'infectious pneumonia'), ('{name} {where}', 'findings of {name} {where}'), dict(where=ZONES)),
+    'Pneumothorax': (('pneumothorax',), ('{much} {part} {name} {where}', 'a {much} {part} {name} {is} visible {where}',
+        'there is a {much} {part} {name} {where}', 'the film shows a {much} {part} {name} {where}'), dict(much=SIZE, part=('', 'apical'), where=ONE_SIDE)),
     'Support Devices': (('support devices', 'a medical device', 'medical devices'),
         ('{name} {where}', 'the film shows {name} {where}', '{name} can be seen {where}'),
         dict(where=('over the chest', 'over the mediastinum', 'in satisfactory position', 'in typical position'))),
     'Emphysema': (('emphysema', 'emphysematous change', 'pulmonary emphysema'),
         ('{much} {name}', '{much} {name} {is} visible', 'appearance of {much} {name}', 'signs of {much} {name}'), dict(much=MUCH[1:])),
     'Fibrosis': (('fibrosis', 'fibrotic change', 'pulmonary fibrosis'),
-        ('{much} {name} {where}', 'there is {much} {name} {where}'), dict(much=('mild', 'moderate', 'advanced'), where=('', 'at the bases'))),
-    'Hernia': (('a hiatal hernia', 'a hernia of the diaphragm', 'a herniation of the stomach'),
+        ('{much} {name} {where}', 'there is {much} {name} {where}'), dict(much=('mild', 'moderate', 'advanced'), where=('', 'at the bases', 'at the apices'))),
+    'Hernia': (('a hiatal hernia', 'a diaphragmatic hernia', 'a herniation of the stomach'),
         ('{much} {bare}', 'there is a {much} {bare}', 'the film shows a {much} {bare}', 'a {much} {bare} {is} visible'), dict(much=SIZE)),
     'Infiltration': (('infiltration', 'pulmonary infiltration', 'infiltrates'), IN_LOBE, dict(where=ZONES)),
     'Mass': (('a mass', 'a lung mass', 'a pulmonary mass'), IN_LOBE, dict(where=ZONES)),
     'Nodule': (('a nodule', 'a lung nodule', 'pulmonary nodules'), IN_LOBE, dict(where=ZONES)),
     'Pleural Thickening': (('pleural thickening', 'thickening of the pleura'),
         ('{much} {name} {where}', '{much} {name} {is} present {where}'), dict(much=DEGREE, where=SIDE)),
-    'COVID-19': (('COVID-19 pneumonia', 'COVID-19 infection', 'viral pneumonia due to COVID-19'),
+    'COVID-19': (('COVID-19 pneumonia', 'COVID-19 infection', 'viral pneumonia due to SARS-CoV-2'),
         ('findings typical of {much} {name}', 'appearance of {much} {name}', 'signs of {much} {name}'), dict(much=MUCH)),
     'Tuberculosis': (('tuberculosis', 'tuberculous change', 'pulmonary tuberculosis'),
         ('{name} {where}', 'findings of {name} {where}', 'signs of {name} {where}'), dict(where=HIGH)),
@@ -123,8 +124,8 @@ SOURCES |= { # findings and diseases of VinDr
     'Lung Cavity': (('a lung cavity', 'a cavity', 'cavitation'), IN_LOBE, dict(where=ZONES)),
     'Lung Cyst': (('a lung cyst', 'an air-filled cyst', 'a cystic airspace'), IN_LOBE, dict(where=ZONES)),
     'Lung Tumor': (('a lung tumor', 'a pulmonary tumor', 'a pulmonary neoplasm'), IN_LOBE, dict(where=ZONES)),
-    'Mediastinal Shift': (('shift of the mediastinum', 'mediastinal displacement', 'displacement of the mediastinum'),
-        ('{much} {name} {where}', 'there is {much} {name} {where}'), dict(much=('', *DEGREE), where=('to the left', 'to the right'))),
+    'Mediastinal Shift': (('a shift of the mediastinum', 'a mediastinal displacement', 'a displacement of the mediastinum'),
+        ('a {much} {bare} {where}', 'there is a {much} {bare} {where}'), dict(much=('', *DEGREE), where=('to the left', 'to the right'))),
     'Other Disease': (('disease of another kind', 'an unspecified disease', 'a disorder of another kind'),
         ('findings of {name} {where}', 'signs of {name} {where}', 'evidence of {name} {where}', 'the film shows {name} {where}'),
         dict(where=('', 'in the chest', 'in the lungs'))),
@@ -133,18 +134,27 @@ SOURCES |= { # findings and diseases of VinDr
 }
 
 # %% ../nbs/14_prompts.ipynb #cef264ba
-PLURAL = ('fractured ribs', 'rib fractures', 'pleural plaques', 'support devices', 'medical devices', 'infiltrates', 'pulmonary nodules',
+GENERAL = {'Consolidation': ('consolidation', 'consolidated lung'), 'Edema': ('pulmonary edema', 'edema of the lungs'),
+           'Lung Lesion': ('a lung lesion', 'a pulmonary lesion'), 'Nodule/Mass': ('a nodule or mass', 'a nodular or mass-like shadow'),
+           'Pleural Other': ('other pleural disease', 'other pleural change'), 'Pneumonia': ('pneumonia', 'pneumonic change'),
+           'Hernia': ('a hernia', 'a diaphragmatic hernia'), 'COVID-19': ('COVID-19 infection', 'infection with SARS-CoV-2'),
+           'Support Devices': ('support devices', 'medical devices')}
+PLURAL = ('pleural plaques', 'pleural adhesions', 'support devices', 'medical devices', 'infiltrates', 'pulmonary nodules',
           'calcified foci', 'deposits of calcium', 'broken ribs')
 MORE = ('', 'in this study', 'on this film')
 ABSENT = ('no sign of {name}', '{name} {is} not identified', 'there is no indication of {name}', 'negative for {name}', 'no {bare} {is} demonstrated',
           'no {bare} can be found', '{name} can be excluded', 'absence of {name}')
 UNSURE = ('{name} {is} possible', '{name} cannot be ruled out', 'suspicion of {name}', 'equivocal for {name}', 'perhaps {name}', 'there may be {name}',
           'uncertain evidence of {name}', 'it is unclear whether there {is} {name}')
+OTHERS = tuple(p for p in ABSENT if 'excluded' not in p)
+NO_DEVICE = ('no {bare} {is} in place', 'no {bare} can be seen', 'the chest is free of {name}', 'absence of {name}')
+PERHAPS_DEVICE = ('perhaps {name}', 'there may be {name}', '{name} {is} possibly in place', 'it is unclear whether {name} {is} in place')
+DENIALS, DOUBTS = {'Other Disease': OTHERS, 'Other Lesion': OTHERS, 'Support Devices': NO_DEVICE}, {'Support Devices': PERHAPS_DEVICE} # others: ABSENT, UNSURE
 HEALTHY = ('no abnormality is detected {more}', 'no acute finding {more}', 'nothing pathological is found {more}', 'no sign of disease {more}',
            'heart and lungs appear normal {more}', 'lungs, heart and bones look healthy {more}', 'the appearances are within normal limits {more}',
-           '{calm} normal radiograph of the chest', '{calm} a normal study',
+           'the chest is unremarkable {more}', 'normal radiograph of the chest', '{calm} this is a normal study',
            '{calm} the examination is within normal limits', '{calm} the chest film is normal')
-CALM = ('', 'both lungs are clear:', 'clear lungs and a normal heart:')
+CALM = ('', 'both lungs are clear, and', 'the lungs are clear, the heart is not enlarged, and')
 ILL = ('the film is {kind}', 'this study is {kind}', 'the chest is {kind} {more}', 'the findings are {kind} {more}')
 HARDLY = ('the film is {kind} normal', 'this study is {kind} normal', '{kind} a normal chest {more}', 'the chest is {kind} normal {more}')
 
@@ -159,27 +169,30 @@ def _sentences(patterns, names, words):
         said += [s for p in patterns for s in fill(p, forms | words)]
     return list(dict.fromkeys(said))
 
-def make_bank()->dict[str, dict[str, list[str]]]: # label -> {'pos': [...], 'neg': [...], 'unc': [...]}
+def make_bank(
+    details:bool=True, # with places and degrees, which no label states; else without
+)->dict[str, dict[str, list[str]]]: # label -> {'pos': [...], 'neg': [...], 'unc': [...]}
     "The built-in bank: every filling of every pattern, without duplicates."
     bank, more = {}, dict(more=MORE)
     for label, (names, patterns, words) in SOURCES.items():
-        neg, unc = (_sentences([f'{p} {{more}}' for p in shared], names, more) for shared in (ABSENT, UNSURE))
-        bank[label] = dict(pos=_sentences(patterns, names, words), neg=neg, unc=unc)
-    ill, hardly = (more | dict(kind=k) for k in (('abnormal', 'not normal', 'pathological'), ('possibly', 'perhaps', 'probably')))
-    healthy = more | dict(calm=CALM)
-    bank['No Finding'] = {f: _sentences(p, [''], w) for f, p, w in (('pos', HEALTHY, healthy), ('neg', ILL, ill), ('unc', HARDLY, hardly))}
+        shared = DENIALS.get(label, ABSENT), DOUBTS.get(label, UNSURE)
+        neg, unc = (_sentences([f'{p} {{more}}' for p in said], GENERAL.get(label, names), more) for said in shared)
+        bank[label] = dict(pos=_sentences(patterns, names, words if details else dict.fromkeys(words, ('',))), neg=neg, unc=unc)
+    ill, hardly = (dict(kind=k) for k in (('abnormal', 'not normal'), ('possibly', 'perhaps', 'probably')))
+    bank['No Finding'] = {f: _sentences(p, [''], more | w) for f, p, w in (('pos', HEALTHY, dict(calm=CALM)), ('neg', ILL, ill), ('unc', HARDLY, hardly))}
     return bank
 
 BANK = make_bank()
 
 # %% ../nbs/14_prompts.ipynb #14-prompts-024
 FORMS = dict(positive='pos', negative='neg', uncertain='unc') # list of a row -> form of its sentences
+WHOLE = {'Rib Fracture': 'Fracture', 'Clavicle Fracture': 'Fracture', 'Nodule': 'Nodule/Mass', 'Mass': 'Nodule/Mass'} # who has the one has the other
 
 def name_labels(
     labels:Mapping,         # lists of labels by 'positive', 'negative', 'uncertain', e.g. a row of the study table
     bank:Mapping|None=None, # a bank of your own (see `load_bank`); none: the built-in one
 )->tuple[dict, list]:       # {'pos': names, 'neg': names, 'unc': names}, each name once; [(list, reason)] of what cannot be said
-    "Labels by the bank's names, and all faults: unknown, without a sentence, in two lists, or positive beside No Finding."
+    "Labels by the bank's names, and all faults: unknown, without a sentence, in two lists, beside No Finding, or a part without its whole."
     names, faults, where = {f: [] for f in FORMS.values()}, [], {}
     for column, form in FORMS.items():
         for label in labels[column]:
@@ -190,7 +203,8 @@ def name_labels(
             elif form not in (bank or BANK).get(name, ()): faults.append((column, f'the prompt bank has no {form!r} sentence for {name!r}'))
             elif name not in names[form]: names[form].append(name)
     if 'No Finding' in names['pos']:
-        faults += [('positive', f"{n!r} contradicts 'No Finding'") for n in names['pos'] if n not in ('No Finding', 'Support Devices')]
+        faults += [(c, f"{n!r} contradicts 'No Finding'") for c in ('positive', 'uncertain') for n in names[FORMS[c]] if n not in ('No Finding', 'Support Devices')]
+    faults += [('negative', f'{WHOLE[n]!r} contradicts the positive {n!r}') for n in names['pos'] if WHOLE.get(n) in names['neg']]
     return names, faults
 
 # %% ../nbs/14_prompts.ipynb #14-prompts-025

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-from .clip import CXRCLIP, CheckpointError, CXRCLIPConfig
+from .clip import CXRCLIP, CheckpointError, CXRCLIPConfig, may_replace
 from .text_encoder import text_tokenizer
 
 # %% ../nbs/33_released.ipynb #33-released-009
@@ -55,14 +55,13 @@ def _nothing_else():
 
 def _unfolds(path):
     "Would reading a part of this zip take more room than the file? A small file may hold gigabytes of zeros."
-    if not zipfile.is_zipfile(path): return False
     with zipfile.ZipFile(path) as z: return any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist())
 
 def _read_inert(path):
     "The objects in a file of `torch.save`, nothing of it run; `CheckpointError` naming what is not allowed."
     if not (path := Path(path)).is_file(): raise CheckpointError(f'{path}: no such file')
-    if _unfolds(path): raise CheckpointError(f'{path}: a zip with compressed parts, which torch.save never writes: refused')
     try:
+        if zipfile.is_zipfile(path) and _unfolds(path): raise ValueError('a zip with compressed parts, which torch.save never writes')
         with _nothing_else(): return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e:
         if (name := re.search(r'GLOBAL (\S+)', str(e))):
@@ -140,7 +139,7 @@ def bert_config(
                 max_position_embeddings=places, type_vocab_size=kinds)
 
 # %% ../nbs/33_released.ipynb #33-released-022
-ABOUT = dict(training={'weights': 'an official CXR-CLIP checkpoint, converted; its licence holds'}) # for the model card
+ABOUT = dict(training={'weights': 'an official CXR-CLIP checkpoint, converted; the licence of the original file holds for them'}) # for the model card
 HALF = (.5, .5, .5)
 RESNET = dict(image_encoder='resnet50', image_pool='avg', image_mean=(.485, .456, .406), image_std=(.229, .224, .225))
 SWIN = dict(image_encoder='swin_tiny_patch4_window7_224', image_pool='first', image_mean=HALF, image_std=HALF)
@@ -220,8 +219,8 @@ def main(
     parser.add_argument('tar', help='the released file, e.g. r50_mcc.tar'); parser.add_argument('out', help='the folder to write')
     parser.add_argument('--tokenizer', help="folder or hub name; the released models use 'emilyalsentzer/Bio_ClinicalBERT'")
     args = parser.parse_args(argv)
-    try: load_released(args.tar, args.tokenizer).save_pretrained(args.out)
-    except ValueError as e: parser.error(str(e))
+    try: may_replace(args.out); load_released(args.tar, args.tokenizer).save_pretrained(args.out)
+    except (ValueError, OSError) as e: parser.error(str(e))
     print(f'{args.out}: written')
 
 if __name__ == '__main__' and globals().get('__spec__'): main()   # `python -m`, not a notebook, where __spec__ is None

@@ -69,11 +69,39 @@ def test_what_it_leaves_trains(prepared, tmp_path):
     assert r.returncode == 0, r.stderr
     assert json.loads((tmp_path/'run'/'metrics.json').read_text())['steps'] == 2
 
+def test_several_workers_read_dicom(tmp_path):
+    pytest.importorskip('pydicom')
+    from cxrclip_nb.lookalikes import write_like
+    truth = write_like('vindr', tmp_path/'vindr', n_studies=20, size=128, seed=3)
+    r = run('vindr', tmp_path/'vindr', tmp_path/'out', '--side', 64, '--read', 'votes=1', '--num_workers', 2)
+    assert r.returncode == 0, r.stderr
+    studies = pd.read_parquet(tmp_path/'out'/'studies.parquet')
+    assert {f for fs in studies.images for f in fs} == {f for fs in truth.images for f in fs}
+    assert json.loads((tmp_path/'out'/'prepare.json').read_text())['options']['votes'] == 1
+
+def test_a_table_of_ones_own_with_films_missing(tmp_path):
+    "Films that are not there are left out and listed, as for the other corpora; none is stored twice by a run that is repeated."
+    import cv2, numpy as np
+    for k in range(3): cv2.imwrite(str(tmp_path/f'{k}.png'), np.random.default_rng(k).integers(0, 255, (90, 80), dtype=np.uint8))
+    table = pd.DataFrame(dict(patient_id=list('aabcd'), study_id=list('sstuv'), image=[f'{k}.png' for k in (0, 8, 1, 2, 9)], text='Clear lungs.'))
+    table.to_csv(tmp_path/'mine.csv', index=False); words = ['csv', tmp_path/'mine.csv', tmp_path/'out', '--side', 64, '--num_workers', 0]
+    r = run(*words); assert r.returncode == 0 and 'left out: 2 films, 1 study' in r.stdout, r.stdout + r.stderr
+    left = pd.read_csv(tmp_path/'out'/'left_out.csv')
+    assert set(left.what) == {'8.png', '9.png', 'v'} and set(left.reason[left.what != 'v']) == {'is not on disk'}
+    assert sorted(pd.read_parquet(tmp_path/'out'/'studies.parquet').study_id) == ['s', 't', 'u']
+    assert 'complete already' in run(*words).stdout
+    (tmp_path/'out'/'films'/'film_cache.parquet').unlink()
+    assert 'lacks 3 films' in refused(*words)
+
 def read_only(folder):
     "A folder that nobody can write to, root included."
     if os.geteuid() == 0: return '/proc/cxrclip'
     folder.mkdir(); folder.chmod(0o555)
     return folder/'out'
+
+def damaged(folder):
+    folder.mkdir(); (folder/'prepare.json').write_text('[]')
+    return folder
 
 def refused(*words):
     "What the command says when it refuses, called in this process."
@@ -94,6 +122,9 @@ def test_errors_are_one_sentence(corpus, tmp_path):
     ('out cannot be written to', lambda c, t: ['mimic', c, read_only(t/'locked')], 'cannot write to'),
     ('out is a file', lambda c, t: ['mimic', c, __file__], 'cannot write to'),
     ('out holds something else', lambda c, t: ['mimic', c, c], 'not made by cxrclip-prepare'),
+    ('a damaged card', lambda c, t: ['mimic', c, damaged(t/'bad')], 'prepare.json is damaged'),
+    ('less than no workers', lambda c, t: ['mimic', c, t/'out', '--num_workers', '-1'], 'num_workers must be 0 or more'),
+    ('a folder that looks like a number', lambda c, t: ['mimic', c, t/'out', '--read', 'reports=007'], 'no folder 007'),
     ('an option that the reader lacks', lambda c, t: ['mimic', c, t/'out', '--read', 'votes=1'], "no option 'votes'")])
 def test_what_is_refused(case, words, said, corpus, tmp_path):
     error = refused(*words(corpus[0], tmp_path))
