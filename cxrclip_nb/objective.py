@@ -45,28 +45,33 @@ def merged_pairs(
 def _check_weight(name, w):
     if not (math.isfinite(w) and w >= 0): raise ValueError(f'{name} must be a finite number >= 0, got {w}')
 
-def _alike(text_ids, size):
+def _check_views(image, text, icl_weight, tcl_weight):
+    "Two images and two texts a study; or one each, and then there is nothing to compare an image or a text with."
+    _check_weight('icl_weight', icl_weight); _check_weight('tcl_weight', tcl_weight); one = image.ndim == 3 and len(image) == 1
+    for x, name in ((image, 'image'), (text, 'text')): check_shape(x, '1 B D' if one else '2 B D', name)
+    if one and (icl_weight or tcl_weight): raise ValueError('one image and one text a study: icl_weight and tcl_weight must be 0')
+
+def _alike(text_ids, views, size):
     "Which studies have equal text 1, equal text 2 ([B, B] each), any text in common ([B, B]); None without ids."
-    if text_ids is None: return None, None, None
-    if text_ids.shape != (2, size) or text_ids.is_floating_point():
-        raise ValueError(f'text_ids must be int [2, {size}], got {text_ids.dtype} {list(text_ids.shape)}')
-    every = text_ids[:, None, :, None] == text_ids[None, :, None, :]         # [2, 2, B, B]
-    return every[0, 0], every[1, 1], every.flatten(0, 1).any(0)
+    if text_ids is None: return [None]*(views + 1)
+    if text_ids.shape != (views, size) or text_ids.is_floating_point():
+        raise ValueError(f'text_ids must be int [{views}, {size}], got {text_ids.dtype} {list(text_ids.shape)}')
+    every = text_ids[:, None, :, None] == text_ids[None, :, None, :]         # [V, V, B, B]
+    return *(every[k, k] for k in range(views)), every.flatten(0, 1).any(0)
 
 # %% ../nbs/44_objective.ipynb #2ba0109e
 def cxrclip_loss(
-    image:Tensor,           # [2, B, D] unit-norm, the two images of each study
-    text:Tensor,            # [2, B, D] unit-norm, its two texts
+    image:Tensor,           # [2, B, D] unit-norm, the two images of each study; or [1, B, D], one each: CLIP
+    text:Tensor,            # as many texts, likewise
     scale:Tensor,           # [] inverse temperature 1/tau, > 0
     icl_weight:float=1.0,   # of the image contrastive loss, >= 0; 0: not computed
     tcl_weight:float=0.5,   # of the text contrastive loss, >= 0; 0: not computed
     text_ids:Tensor|None=None, # int64 [2, B], equal numbers share the target (see `same_texts`); None: the paper
 )->dict[str, Tensor]:       # 'total', 'mvs', 'icl', 'tcl', each []
     "MVS + icl_weight ICL + tcl_weight TCL (paper, section 3.3) from six similarity blocks; `ValueError` for wrong shapes or weights."
-    check_shape(image, '2 B D', 'image'); check_shape(text, '2 B D', 'text')
-    _check_weight('icl_weight', icl_weight); _check_weight('tcl_weight', tcl_weight)
-    *same, any_same = _alike(text_ids, image.shape[1])
-    mvs = sum(spread_nce(pair_logits(x, y, scale), s) for x in image for y, s in zip(text, same))/4
+    _check_views(image, text, icl_weight, tcl_weight)
+    *same, any_same = _alike(text_ids, *image.shape[:2])
+    mvs = sum(spread_nce(pair_logits(x, y, scale), s) for x in image for y, s in zip(text, same))/len(image)**2
     none = mvs.new_zeros(())
     icl = diagonal_nce(pair_logits(image[0], image[1], scale)) if icl_weight else none
     tcl = spread_nce(pair_logits(text[0], text[1], scale), any_same) if tcl_weight else none

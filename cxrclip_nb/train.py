@@ -83,6 +83,7 @@ class OptimOptions:
     grad_clip: float = _opt(1.0, 'largest norm of the gradient')
     icl_weight: float = _opt(1.0, 'weight of the image contrastive loss')
     tcl_weight: float = _opt(0.5, 'weight of the text contrastive loss')
+    views: int = _opt(2, 'images and texts taken of a study: 2, or 1 (CLIP, the baseline; needs icl_weight 0 and tcl_weight 0)')
     mixed_precision: str = _opt('no', "'no', 'bf16' or 'fp16'")
     seed: int = _opt(0, 'of weights, order, sampling, augmentation')
 
@@ -103,6 +104,8 @@ class TrainConfig(OptimOptions, ModelOptions, DataOptions):
             if not getattr(self, name) >= low: raise ValueError(f'{name} must be at least {low}, got {getattr(self, name)}')
         for name in ('lr', 'grad_clip', 'temperature'):
             if not getattr(self, name) > 0: raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
+        if self.views not in (1, 2): raise ValueError(f'views must be 2 or 1, got {self.views}')
+        if self.views == 1 and (self.icl_weight or self.tcl_weight): raise ValueError('views 1: there is no second image or text, so icl_weight and tcl_weight must be 0')
         if not 0 <= self.warmup < 1: raise ValueError(f'warmup is a share of the steps, from 0 to below 1, got {self.warmup}')
         if self.micro_batch is not None and self.micro_batch < 1: raise ValueError(f'micro_batch must be at least 1, got {self.micro_batch}')
         if self.on_bad_film not in ('raise', 'skip'): raise ValueError(f"on_bad_film: 'raise' or 'skip', got {self.on_bad_film!r}")
@@ -193,7 +196,8 @@ def _seed_of(*keys)->int: return int(rng_for(*keys).integers(2**31))
 def _inputs(batch, config, step, rank):
     "The model's inputs of a batch: films jittered by a generator of this step and rank."
     generator = torch.Generator(batch['images'].device).manual_seed(_seed_of(config.seed, 'jitter', step, rank))
-    return dict(images=_jittered(batch['images'], generator), input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
+    inputs = dict(images=_jittered(batch['images'], generator), input_ids=batch['input_ids'], attention_mask=batch['attention_mask'])
+    return {k: v[:config.views] for k, v in inputs.items()}
 
 def _must_be_finite(what, value, step, batch):
     if not math.isfinite(value): raise FloatingPointError(f"the {what} is {value} at step {step}; studies of the batch: {', '.join(batch['study_ids'])}")
@@ -232,7 +236,7 @@ def validate(
     "Objective on held-out studies, no augmentation; NaN if there are none."
     was = model.training; model.eval(); losses, sizes = [], []
     for b in loader:
-        e = model(*(b[k].to(device) for k in ('images', 'input_ids', 'attention_mask')))
+        e = model(*(b[k][:config.views].to(device) for k in ('images', 'input_ids', 'attention_mask')))
         losses.append(cxrclip_loss(*e, config.icl_weight, config.tcl_weight)['total'].item()); sizes.append(len(b['study_ids']))
     model.train(was)
     return float(np.average(losses, weights=sizes)) if sizes else math.nan
