@@ -97,17 +97,16 @@ class TrainConfig(OptimOptions, ModelOptions, DataOptions):
     output_dir: str = _opt('runs/cxrclip', 'folder of the results; an earlier run found there is moved aside')
     save_every: int = _opt(100, 'steps between two states on disk; a kill loses at most these')
     resume: bool = _opt(False, 'go on from the last state in output_dir')
-
     def __post_init__(self):
         least = dict.fromkeys(('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms'), 1)
+        if self.micro_batch is not None: least['micro_batch'] = 1
         for name, low in (least | dict.fromkeys(('icl_weight', 'tcl_weight', 'weight_decay', 'max_steps', 'num_workers'), 0)).items():
             if not getattr(self, name) >= low: raise ValueError(f'{name} must be at least {low}, got {getattr(self, name)}')
         for name in ('lr', 'grad_clip', 'temperature'):
             if not getattr(self, name) > 0: raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
-        if self.views not in (1, 2): raise ValueError(f'views must be 2 or 1, got {self.views}')
-        if self.views == 1 and (self.icl_weight or self.tcl_weight): raise ValueError('views 1: there is no second image or text, so icl_weight and tcl_weight must be 0')
+        if self.views not in (1, 2) or self.views == 1 and (self.icl_weight or self.tcl_weight):
+            raise ValueError(f'views must be 2, or 1 with icl_weight and tcl_weight 0 (there is no second image or text), got {self.views}')
         if not 0 <= self.warmup < 1: raise ValueError(f'warmup is a share of the steps, from 0 to below 1, got {self.warmup}')
-        if self.micro_batch is not None and self.micro_batch < 1: raise ValueError(f'micro_batch must be at least 1, got {self.micro_batch}')
         if self.on_bad_film not in ('raise', 'skip'): raise ValueError(f"on_bad_film: 'raise' or 'skip', got {self.on_bad_film!r}")
         if self.mixed_precision not in ('no', 'bf16', 'fp16'): raise ValueError(f"mixed_precision: 'no', 'bf16' or 'fp16', got {self.mixed_precision!r}")
 
