@@ -66,7 +66,7 @@ def cxrclip_loss(
     scale:Tensor,           # [] inverse temperature 1/tau, > 0
     icl_weight:float=1.0,   # of the image contrastive loss, >= 0; 0: not computed
     tcl_weight:float=0.5,   # of the text contrastive loss, >= 0; 0: not computed
-    text_ids:Tensor|None=None, # int64 [2, B], equal numbers share the target (see `same_texts`); None: the paper
+    text_ids:Tensor|None=None, # int64 [2, B] (or [1, B]), equal numbers share the target (see `same_texts`); None: the paper
 )->dict[str, Tensor]:       # 'total', 'mvs', 'icl', 'tcl', each []
     "MVS + icl_weight ICL + tcl_weight TCL (paper, section 3.3) from six similarity blocks; `ValueError` for wrong shapes or weights."
     _check_views(image, text, icl_weight, tcl_weight)

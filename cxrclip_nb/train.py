@@ -91,12 +91,14 @@ class OptimOptions:
 PAPER = dict(image_encoder='resnet50', text_encoder='emilyalsentzer/Bio_ClinicalBERT', pretrained=True, image_size=224, batch_size=128, epochs=15,
              lr=5e-5, weight_decay=1e-4, warmup=1/15, mixed_precision='bf16', num_workers=8, class_prompts='no') # what the paper does
 
+# %% ../nbs/52_train.ipynb #dc628c05
 @dataclass
 class TrainConfig(OptimOptions, ModelOptions, DataOptions):
     "Everything that defines a run; every field is an option of `cxrclip-train`. `ValueError` for values that cannot work."
     output_dir: str = _opt('runs/cxrclip', 'folder of the results; an earlier run found there is moved aside')
     save_every: int = _opt(100, 'steps between two states on disk; a kill loses at most these')
     resume: bool = _opt(False, 'go on from the last state in output_dir')
+
     def __post_init__(self):
         least = dict.fromkeys(('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms'), 1)
         if self.micro_batch is not None: least['micro_batch'] = 1
@@ -492,7 +494,7 @@ def about_run(
 )->dict:          # data, training, metrics: the `about` of a checkpoint
     "What a reader of the model card wants to know of a run."
     counts = run.studies.groupby(['source', 'split']).size().unstack(fill_value=0)
-    told = ('epochs', 'batch_size', 'lr', 'weight_decay', 'icl_weight', 'tcl_weight', 'mixed_precision', 'seed')
+    told = ('epochs', 'batch_size', 'lr', 'weight_decay', 'icl_weight', 'tcl_weight', 'views', 'mixed_precision', 'seed')
     return dict(data=[dict(source=source, **{s: int(n) for s, n in row.items()}) for source, row in counts.iterrows()],
                 training=dict(steps=run.step, version=__version__, **{k: getattr(run.config, k) for k in told}),
                 metrics={k: [metrics[k], metrics[f'{k}_low'], metrics[f'{k}_high']] for k in metrics if f'{k}_low' in metrics})
