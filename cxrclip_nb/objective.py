@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 from .core import check_shape
-from .chunks import paired_nce
+from .chunks import Term, nce_terms
 
 # %% ../nbs/44_objective.ipynb #99329334
 def same_texts(
@@ -60,7 +60,8 @@ def cxrclip_loss(
     "MVS + icl_weight ICL + tcl_weight TCL (paper, section 3.3) from six similarity blocks, differentiable once; `ValueError` for wrong shapes, weights or chunk."
     _check_views(image, text, icl_weight, tcl_weight)
     by_place, by_any = _relations(text_ids, *image.shape[:2])
-    mvs = paired_nce(image, text, scale, by_place, chunk); none = mvs.new_zeros(())
-    icl = paired_nce(image[:1], image[1:], scale, chunk=chunk) if icl_weight else none
-    tcl = paired_nce(text[:1], text[1:], scale, by_any, chunk) if tcl_weight else none
-    return dict(total=mvs + icl_weight*icl + tcl_weight*tcl, mvs=mvs, icl=icl, tcl=tcl)
+    every, first, second = slice(None), slice(0, 1), slice(1, 2)
+    terms = dict(mvs=Term(1., (0, every), (1, every), by_place), icl=Term(icl_weight, (0, first), (0, second)), tcl=Term(tcl_weight, (1, first), (1, second), by_any))
+    terms = {name: t for name, t in terms.items() if t.weight}
+    total, *parts = nce_terms((image, text), scale, list(terms.values()), chunk)
+    return dict(total=total, mvs=total.new_zeros(()), icl=total.new_zeros(()), tcl=total.new_zeros(())) | dict(zip(terms, parts))
