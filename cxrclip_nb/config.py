@@ -6,7 +6,7 @@
 __all__ = ['PAPER', 'CHOICES', 'AT_LEAST', 'DataOptions', 'ModelOptions', 'OptimOptions', 'parse_mix', 'TrainConfig', 'lr_factor',
            'parse_config']
 
-# %% ../nbs/52_config.ipynb #acd39d33
+# %% ../nbs/52_config.ipynb #1d14a752
 import math, sys
 from dataclasses import dataclass, field
 from transformers import HfArgumentParser
@@ -68,7 +68,7 @@ class OptimOptions:
 PAPER = dict(image_encoder='resnet50', text_encoder='emilyalsentzer/Bio_ClinicalBERT', pretrained=True, image_size=224, batch_size=128, epochs=15,
              lr=5e-5, weight_decay=1e-4, warmup=1/15, mixed_precision='bf16', num_workers=8, class_prompts='no') # what the paper does
 
-# %% ../nbs/52_config.ipynb #ec0e26f2
+# %% ../nbs/52_config.ipynb #0e625ce4
 CHOICES = dict(on_bad_film=('raise', 'skip'), class_prompts=TASKS, eval_split=('train', 'valid', 'test'), same_text=('paper', 'positive'),
                mixed_precision=('no', 'bf16', 'fp16'), keep=('last', 'best'), tracker=('none', 'tensorboard')) # options with few values
 AT_LEAST = {1: ('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms', 'embed_dim', 'vocab_size', 'micro_batch', 'loss_chunk'),
@@ -84,7 +84,7 @@ def _faults(c):
     if c.views not in (1, 2) or c.views == 1 and (c.icl_weight or c.tcl_weight):
         yield f'views must be 2, or 1 with icl_weight and tcl_weight 0 (there is no second image or text), got {c.views}'
 
-# %% ../nbs/52_config.ipynb #c39c71d7
+# %% ../nbs/52_config.ipynb #2a05a0eb
 def parse_mix(
     mix:str|None,      # e.g. 'mimic=2,chexpert=1'
 )->dict[str, float]:   # source -> share, above 0; empty for none
@@ -99,7 +99,7 @@ def parse_mix(
         shares[name] = share
     return shares
 
-# %% ../nbs/52_config.ipynb #3bf0a15b
+# %% ../nbs/52_config.ipynb #6691416f
 @dataclass
 class TrainConfig(OptimOptions, ModelOptions, DataOptions):
     "Everything that defines a run; every field is an option of `cxrclip-train`. `ValueError` lists all values that cannot work."

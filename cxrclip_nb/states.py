@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FREE', 'save_state', 'save_checkpoint', 'load_state', 'StopSignals', 'Stopped']
 
-# %% ../nbs/52_states.ipynb #43c9c7f4
+# %% ../nbs/52_states.ipynb #91903076
 import pickle, signal, threading, time, torch
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from .clip import CXRCLIP
 from .config import TrainConfig
 from .core import atomic_path
 
-# %% ../nbs/52_states.ipynb #d7df39c2
+# %% ../nbs/52_states.ipynb #8fc0296e
 @contextmanager
 def _told(path):
     "A write that fails is an `OSError` that says what is still whole; libraries call it a RuntimeError or an error of their own."
@@ -26,6 +26,7 @@ def _told(path):
 
 FREE = ('studies', 'root', 'output_dir', 'num_workers', 'on_bad_film', 'save_memory', 'save_every', 'keep', 'tracker', 'resume') # options that may change on resume
 
+# %% ../nbs/52_states.ipynb #e45a36d4
 def save_state(
     path:Path,    # e.g. output_dir/'last.pt'
     model:CXRCLIP,
@@ -45,7 +46,7 @@ def save_checkpoint(
     model.config.about = about
     with _told(folder): model.save_pretrained(folder)
 
-# %% ../nbs/52_states.ipynb #b358d998
+# %% ../nbs/52_states.ipynb #44a83407
 def load_state(
     path:Path,          # a state written by `save_state`
     config:TrainConfig, # of the run that goes on
@@ -61,7 +62,7 @@ def load_state(
     if state['data'] != data: raise ValueError(f'{path} comes from other data: the study table or the tokeniser has changed since; start a new run without resume')
     return state
 
-# %% ../nbs/52_states.ipynb #e46a385e
+# %% ../nbs/52_states.ipynb #a7a89dc9
 class StopSignals:
     "While it is open, SIGTERM and SIGINT are noted in `.caught` (their number) in place of ending the process; a second one after `grace` seconds ends it."
     def __init__(self,
@@ -78,7 +79,7 @@ class StopSignals:
             self.__exit__(); signal.raise_signal(number)
         elif not self.caught: self.caught, self.at = int(number), time.monotonic()
 
-# %% ../nbs/52_states.ipynb #84f6b445
+# %% ../nbs/52_states.ipynb #181f2c2a
 class Stopped(SystemExit):
     "A run that ended on a signal with its state saved; `.signal` is its number, `.step` the steps taken, the exit code 128 + signal."
     def __init__(self,
