@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['CLOCK', 'differences', 'interrupt']
 
-# %% ../nbs/53_endurance.ipynb #114bd8d2
+# %% ../nbs/53_endurance.ipynb #0b642c69
 import json, signal, subprocess, time, pandas as pd, torch
 from collections.abc import Sequence
 from pathlib import Path
 from safetensors.torch import load_file
 
-# %% ../nbs/53_endurance.ipynb #08295b3d
+# %% ../nbs/53_endurance.ipynb #fe34ea14
 CLOCK = ('seconds', 'waited', 'studies_per_s') # what two equal runs may differ in
 
 def _history_differs(a, b):
-    a, b = (h.drop(columns=[c for c in CLOCK if c in h]) for h in (a, b))
+    a, b = (h.drop(columns=[c for c in CLOCK if c in h]) for h in (a, b))            # as text: every digit counts
     if list(a) != list(b) or len(a) != len(b): return [f'history: {len(a)} and {len(b)} rows, columns {list(a)} and {list(b)}']
-    return [f'history: {c} from step {int(a.step[d.idxmax()])} on' for c in a if (d := (a[c] != b[c]) & ~(a[c].isna() & b[c].isna())).any()]
+    return [f'history: {c} from step {a.step[d.idxmax()]} on' for c in a if (d := a[c] != b[c]).any()]
 
-# %% ../nbs/53_endurance.ipynb #3ef92796
+# %% ../nbs/53_endurance.ipynb #96ab7473
 def differences(
     first:str|Path,   # output_dir of a run that has ended
     second:str|Path,  # of another
@@ -27,11 +27,11 @@ def differences(
     "In what two runs differ: weights of `model/`, history, metrics."
     a, b = (load_file(Path(f)/'model'/'model.safetensors') for f in (first, second))
     found = [f'weights: {k}' for k in sorted(a.keys() | b.keys()) if k not in a or k not in b or not torch.equal(a[k], b[k])]
-    found += _history_differs(*(pd.read_csv(Path(f)/'history.csv', float_precision='round_trip') for f in (first, second)))
+    found += _history_differs(*(pd.read_csv(Path(f)/'history.csv', dtype=str, keep_default_na=False) for f in (first, second)))
     a, b = (json.loads((Path(f)/'metrics.json').read_text()) for f in (first, second))
     return found + [f'metrics: {k}' for k in sorted(a.keys() | b.keys()) if k not in CLOCK and a.get(k) != b.get(k)]
 
-# %% ../nbs/53_endurance.ipynb #8dd65e5e
+# %% ../nbs/53_endurance.ipynb #68a10252
 def interrupt(
     command:Sequence[str],    # e.g. ['cxrclip-train', '--output_dir', 'runs/x', ...]
     folder:str|Path,          # its output_dir

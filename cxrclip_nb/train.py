@@ -8,7 +8,7 @@ __all__ = ['Run', 'start_run', 'save', 'measure', 'begin', 'fit', 'TrainResult',
            'open_tokenizer', 'open_model', 'fingerprint', 'evaluate', 'metrics_table', 'findings_table', 'save_curves',
            'about_run', 'FREE', 'save_state', 'load_state', 'Stopped', 'param_groups', 'train_step', 'validate']
 
-# %% ../nbs/52_train.ipynb #bed00daf
+# %% ../nbs/52_train.ipynb #f6c3f740
 import json, math, sys, time, pandas as pd, torch
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import nn
 
-# %% ../nbs/52_train.ipynb #3b8018f9
+# %% ../nbs/52_train.ipynb #7878f606
 from .batches import StudyDataset, make_loader
 from .clip import CXRCLIP, may_replace
 from .config import PAPER, DataOptions, ModelOptions, OptimOptions, TrainConfig, lr_factor, parse_config, parse_mix
@@ -55,7 +55,7 @@ class Run:
     @property
     def bare(self)->CXRCLIP: return self.accelerator.unwrap_model(self.model)
 
-# %% ../nbs/52_train.ipynb #a8d39cac
+# %% ../nbs/52_train.ipynb #597bccf3
 def _accelerator(config):
     "A fresh Accelerator: one of an earlier run in this session would keep its own precision."
     AcceleratorState._reset_state()
@@ -70,7 +70,7 @@ def _must_have(config, studies):
     for split, why in (('train', ''), (config.eval_split, ''), *(('valid', f' (for {n})') for n in ('patience', 'keep') if getattr(config, n) not in (0, 'last'))):
         if split not in counts: raise ValueError(f'no study has split {split!r}{why}; the table has {dict(counts)}')
 
-# %% ../nbs/52_train.ipynb #1505c41c
+# %% ../nbs/52_train.ipynb #d06c21e8
 def _loaders(config, studies, root, tokenizer, bank, accelerator):
     "Training batches as Accelerate prepares them; this process's validation batches, or None."
     data = {s: StudyDataset(studies[studies.split == s], root, image_size=config.image_size, train=s == 'train', seed=config.seed, bank=bank,
@@ -79,7 +79,7 @@ def _loaders(config, studies, root, tokenizer, bank, accelerator):
     valid = own_batches(made['valid'], accelerator.process_index, accelerator.num_processes) if 'valid' in made else None
     return accelerator.prepare(made['train']), valid
 
-# %% ../nbs/52_train.ipynb #38833414
+# %% ../nbs/52_train.ipynb #4e0fc0b4
 def start_run(
     config:TrainConfig,
 )->Run:
@@ -102,7 +102,7 @@ def _held(config):
     places = [Path(config.output_dir)/n for n in ('last.pt', 'best', 'model')]
     return sum(f.stat().st_size for p in places for f in (p, *p.glob('*')) if f.is_file())
 
-# %% ../nbs/52_train.ipynb #efb35dad
+# %% ../nbs/52_train.ipynb #887e91b0
 def _note(run, faults):
     "Say of each (study, film, reason) once that it is skipped."
     for study, film, reason in faults:
@@ -121,7 +121,7 @@ def _readable(run, row):
         except FilmError as e: _note(run, [(row['study_id'], film, e)]); return False
     return True
 
-# %% ../nbs/52_train.ipynb #0c8914c1
+# %% ../nbs/52_train.ipynb #42dd3a11
 def save(
     run:Run,
 )->None:
@@ -142,7 +142,7 @@ def measure(
     if run.config.on_bad_film == 'skip': held_out = held_out[[_readable(run, row) for row in held_out.to_dict('records')]]
     return evaluate(run.bare, held_out, run.root, run.config.class_prompts, run.config.seed)
 
-# %% ../nbs/52_train.ipynb #3eee144f
+# %% ../nbs/52_train.ipynb #17b0cb30
 def _go_on(run, state):
     run.bare.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
     if run.accelerator.scaler and state['scaler']: run.accelerator.scaler.load_state_dict(state['scaler'])
@@ -156,7 +156,7 @@ def _anew(run):
     with atomic_path(run.dir/'config.json') as tmp: tmp.write_text(json.dumps(asdict(run.config), indent=1))
     save(run)
 
-# %% ../nbs/52_train.ipynb #a25c353f
+# %% ../nbs/52_train.ipynb #80911c01
 def begin(
     run:Run,
 )->None:
@@ -167,7 +167,7 @@ def begin(
     if main and not run.untrained: run.untrained = measure(run); save(run)
     run.accelerator.wait_for_everyone()
 
-# %% ../nbs/52_train.ipynb #e713c3c5
+# %% ../nbs/52_train.ipynb #6d63236b
 def _take(run, batch, tick):
     "One step, and its row of the history; `tick` is when the wait for the batch began."
     wait, batch, epoch = time.perf_counter() - tick, alike(batch, run.config, run.accelerator), run.step//len(run.loader)
@@ -177,10 +177,10 @@ def _take(run, batch, tick):
     speed = dict(waited=wait, seconds=seconds, studies_per_s=len(batch['study_ids'])*run.accelerator.num_processes/seconds)
     run.history.append(dict(step=run.step, epoch=epoch, **row, **speed) | skips(batch, run.config))
 
-# %% ../nbs/52_train.ipynb #0a11f4c6
+# %% ../nbs/52_train.ipynb #d0bf23f2
 def _end_epoch(run):
     "Validate; keep the model if it is the best so far."
-    if run.skipped: print(f'{len(run.skipped)} films could not be read so far', flush=True)
+    if run.skipped: print(f"epoch {run.history[-1]['epoch']}: {len(run.skipped)} films could not be read so far", flush=True)
     if run.valid is None: return
     if run.accelerator.num_processes > 1: broadcast(list(run.bare.buffers()))
     best = min((r['valid'] for r in run.history if 'valid' in r), default=math.inf)
@@ -188,7 +188,7 @@ def _end_epoch(run):
     if not value < best or not run.accelerator.is_main_process: return
     save_checkpoint(run.dir/'best', run.bare, about_run(run.config, run.studies, run.step, {}))
 
-# %% ../nbs/52_train.ipynb #845185e6
+# %% ../nbs/52_train.ipynb #d30f47ce
 def _stop_if_told(run, caught):
     "If any process has caught a signal: all save and stop."
     a = run.accelerator
@@ -205,7 +205,7 @@ def _epoch(run):
     run.loader.dataset.set_epoch(epoch); run.loader.set_epoch(epoch); run.model.train()
     return _noted(run, skip_first_batches(run.loader, seen) if seen else run.loader)
 
-# %% ../nbs/52_train.ipynb #306c9a34
+# %% ../nbs/52_train.ipynb #ab943451
 def fit(
     run:Run,
 )->None:
@@ -232,7 +232,7 @@ class TrainResult:
     metrics: dict           # as in metrics.json
     run_dir: Path           # folder with everything
 
-# %% ../nbs/52_train.ipynb #4765a48e
+# %% ../nbs/52_train.ipynb #3392202b
 def finish(
     run:Run,
 )->TrainResult:
@@ -256,7 +256,7 @@ def train(
     run = start_run(config); begin(run); fit(run)
     return finish(run)
 
-# %% ../nbs/52_train.ipynb #1d15077f
+# %% ../nbs/52_train.ipynb #27d64c54
 def main(
     argv:list[str]|None=None, # as `parse_config`
 )->None:
@@ -271,5 +271,5 @@ def main(
 
 if __name__ == '__main__' and globals().get('__spec__'): main()   # `python -m`, not a notebook, where __spec__ is None
 
-# %% ../nbs/52_train.ipynb #aff5608e
+# %% ../nbs/52_train.ipynb #325d9377
 _all_ = ['PAPER', 'DataOptions', 'ModelOptions', 'OptimOptions', 'TrainConfig', 'lr_factor', 'parse_config', 'open_studies', 'open_tokenizer', 'open_model', 'fingerprint', 'evaluate', 'metrics_table', 'findings_table', 'save_curves', 'about_run', 'FREE', 'save_state', 'load_state', 'Stopped', 'param_groups', 'train_step', 'validate'] # of the chapters before
