@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['CLOCK', 'differences', 'interrupt']
 
-# %% ../nbs/53_endurance.ipynb #0b642c69
+# %% ../nbs/53_endurance.ipynb #548e46f5
 import json, signal, subprocess, time, pandas as pd, torch
 from collections.abc import Sequence
 from pathlib import Path
 from safetensors.torch import load_file
 
-# %% ../nbs/53_endurance.ipynb #fe34ea14
+# %% ../nbs/53_endurance.ipynb #52adb1cb
 CLOCK = ('seconds', 'waited', 'studies_per_s') # what two equal runs may differ in
 
 def _history_differs(a, b):
@@ -19,7 +19,7 @@ def _history_differs(a, b):
     if list(a) != list(b) or len(a) != len(b): return [f'history: {len(a)} and {len(b)} rows, columns {list(a)} and {list(b)}']
     return [f'history: {c} from step {a.step[d.idxmax()]} on' for c in a if (d := a[c] != b[c]).any()]
 
-# %% ../nbs/53_endurance.ipynb #96ab7473
+# %% ../nbs/53_endurance.ipynb #465c099f
 def differences(
     first:str|Path,   # output_dir of a run that has ended
     second:str|Path,  # of another
@@ -31,7 +31,7 @@ def differences(
     a, b = (json.loads((Path(f)/'metrics.json').read_text()) for f in (first, second))
     return found + [f'metrics: {k}' for k in sorted(a.keys() | b.keys()) if k not in CLOCK and a.get(k) != b.get(k)]
 
-# %% ../nbs/53_endurance.ipynb #68a10252
+# %% ../nbs/53_endurance.ipynb #9ea6ee7a
 def interrupt(
     command:Sequence[str],    # e.g. ['cxrclip-train', '--output_dir', 'runs/x', ...]
     folder:str|Path,          # its output_dir

@@ -8,7 +8,7 @@ __all__ = ['Run', 'start_run', 'save', 'measure', 'begin', 'fit', 'TrainResult',
            'open_tokenizer', 'open_model', 'fingerprint', 'evaluate', 'metrics_table', 'findings_table', 'save_curves',
            'about_run', 'FREE', 'save_state', 'load_state', 'Stopped', 'param_groups', 'train_step', 'validate']
 
-# %% ../nbs/52_train.ipynb #f6c3f740
+# %% ../nbs/52_train.ipynb #7c4782f3
 import json, math, sys, time, pandas as pd, torch
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -18,15 +18,15 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from torch import nn
 
-# %% ../nbs/52_train.ipynb #7878f606
+# %% ../nbs/52_train.ipynb #7c0efc3c
 from .batches import StudyDataset, make_loader
 from .clip import CXRCLIP, may_replace
-from .config import PAPER, DataOptions, ModelOptions, OptimOptions, TrainConfig, lr_factor, parse_config, parse_mix
+from .config import PAPER, DataOptions, ModelOptions, OptimOptions, TrainConfig, lr_factor, parse_config
 from .core import atomic_path, progress
 from .films import FilmError
 from .opening import check_disk, fingerprint, make_room, open_model, open_studies, open_tokenizer, run_bytes
 from .prompts import load_bank
-from .results import about_run, evaluate, findings_table, metrics_table, save_curves, speed
+from .results import about_run, evaluate, findings_table, metrics_table, open_tracker, save_curves, speed, track, tracked_by
 from .states import FREE, Stopped, StopSignals, load_state, save_checkpoint, save_state
 from .step import alike, label_numbers, make_optimizer, out_of_patience, own_batches, param_groups, skips, text_numbers, train_step, validate
 
@@ -55,11 +55,11 @@ class Run:
     @property
     def bare(self)->CXRCLIP: return self.accelerator.unwrap_model(self.model)
 
-# %% ../nbs/52_train.ipynb #597bccf3
+# %% ../nbs/52_train.ipynb #e795528b
 def _accelerator(config):
     "A fresh Accelerator: one of an earlier run in this session would keep its own precision."
     AcceleratorState._reset_state()
-    a = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
+    a = Accelerator(**tracked_by(config), mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
                     kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])   # others wait while one evaluates
     if config.mixed_precision == 'fp16' and a.device.type == 'cpu': raise ValueError("mixed_precision 'fp16' needs a GPU; on the CPU there are 'bf16' and 'no'")
     return a
@@ -70,7 +70,7 @@ def _must_have(config, studies):
     for split, why in (('train', ''), (config.eval_split, ''), *(('valid', f' (for {n})') for n in ('patience', 'keep') if getattr(config, n) not in (0, 'last'))):
         if split not in counts: raise ValueError(f'no study has split {split!r}{why}; the table has {dict(counts)}')
 
-# %% ../nbs/52_train.ipynb #d06c21e8
+# %% ../nbs/52_train.ipynb #0bf36451
 def _loaders(config, studies, root, tokenizer, bank, accelerator):
     "Training batches as Accelerate prepares them; this process's validation batches, or None."
     data = {s: StudyDataset(studies[studies.split == s], root, image_size=config.image_size, train=s == 'train', seed=config.seed, bank=bank,
@@ -79,7 +79,7 @@ def _loaders(config, studies, root, tokenizer, bank, accelerator):
     valid = own_batches(made['valid'], accelerator.process_index, accelerator.num_processes) if 'valid' in made else None
     return accelerator.prepare(made['train']), valid
 
-# %% ../nbs/52_train.ipynb #4e0fc0b4
+# %% ../nbs/52_train.ipynb #9e3a0be2
 def start_run(
     config:TrainConfig,
 )->Run:
@@ -102,7 +102,7 @@ def _held(config):
     places = [Path(config.output_dir)/n for n in ('last.pt', 'best', 'model')]
     return sum(f.stat().st_size for p in places for f in (p, *p.glob('*')) if f.is_file())
 
-# %% ../nbs/52_train.ipynb #887e91b0
+# %% ../nbs/52_train.ipynb #04f3a66d
 def _note(run, faults):
     "Say of each (study, film, reason) once that it is skipped."
     for study, film, reason in faults:
@@ -121,7 +121,7 @@ def _readable(run, row):
         except FilmError as e: _note(run, [(row['study_id'], film, e)]); return False
     return True
 
-# %% ../nbs/52_train.ipynb #42dd3a11
+# %% ../nbs/52_train.ipynb #ed07a8b7
 def save(
     run:Run,
 )->None:
@@ -142,7 +142,7 @@ def measure(
     if run.config.on_bad_film == 'skip': held_out = held_out[[_readable(run, row) for row in held_out.to_dict('records')]]
     return evaluate(run.bare, held_out, run.root, run.config.class_prompts, run.config.seed)
 
-# %% ../nbs/52_train.ipynb #17b0cb30
+# %% ../nbs/52_train.ipynb #01a3b695
 def _go_on(run, state):
     run.bare.load_state_dict(state['model']); run.optimizer.load_state_dict(state['optimizer'])
     if run.accelerator.scaler and state['scaler']: run.accelerator.scaler.load_state_dict(state['scaler'])
@@ -156,7 +156,7 @@ def _anew(run):
     with atomic_path(run.dir/'config.json') as tmp: tmp.write_text(json.dumps(asdict(run.config), indent=1))
     save(run)
 
-# %% ../nbs/52_train.ipynb #80911c01
+# %% ../nbs/52_train.ipynb #c0d99024
 def begin(
     run:Run,
 )->None:
@@ -165,9 +165,9 @@ def begin(
     if run.config.resume and (run.dir/'last.pt').exists(): _go_on(run, load_state(run.dir/'last.pt', run.config, run.data))
     elif main: _anew(run)
     if main and not run.untrained: run.untrained = measure(run); save(run)
-    run.accelerator.wait_for_everyone()
+    run.accelerator.wait_for_everyone(); open_tracker(run.accelerator, run.step)
 
-# %% ../nbs/52_train.ipynb #6d63236b
+# %% ../nbs/52_train.ipynb #1635c9d7
 def _take(run, batch, tick):
     "One step, and its row of the history; `tick` is when the wait for the batch began."
     wait, batch, epoch = time.perf_counter() - tick, alike(batch, run.config, run.accelerator), run.step//len(run.loader)
@@ -177,7 +177,7 @@ def _take(run, batch, tick):
     speed = dict(waited=wait, seconds=seconds, studies_per_s=len(batch['study_ids'])*run.accelerator.num_processes/seconds)
     run.history.append(dict(step=run.step, epoch=epoch, **row, **speed) | skips(batch, run.config))
 
-# %% ../nbs/52_train.ipynb #d0bf23f2
+# %% ../nbs/52_train.ipynb #ce095a01
 def _end_epoch(run):
     "Validate; keep the model if it is the best so far."
     if run.skipped: print(f"epoch {run.history[-1]['epoch']}: {len(run.skipped)} films could not be read so far", flush=True)
@@ -188,13 +188,14 @@ def _end_epoch(run):
     if not value < best or not run.accelerator.is_main_process: return
     save_checkpoint(run.dir/'best', run.bare, about_run(run.config, run.studies, run.step, {}))
 
-# %% ../nbs/52_train.ipynb #d30f47ce
+# %% ../nbs/52_train.ipynb #e4163a56
 def _stop_if_told(run, caught):
     "If any process has caught a signal: all save and stop."
     a = run.accelerator
     if a.num_processes > 1: caught = int(a.gather(torch.tensor([caught], device=a.device)).max())
     if not caught: return
     if run.saved < run.step: save(run)
+    track(a, {}, run.step, flush=True)
     a.print(f'stopped by signal {caught} after step {run.step} of {run.total}; its state is saved, go on with resume', flush=True)
     a.wait_for_everyone()                                                        # until the main process has written
     raise Stopped(caught, run.step)
@@ -205,7 +206,7 @@ def _epoch(run):
     run.loader.dataset.set_epoch(epoch); run.loader.set_epoch(epoch); run.model.train()
     return _noted(run, skip_first_batches(run.loader, seen) if seen else run.loader)
 
-# %% ../nbs/52_train.ipynb #ab943451
+# %% ../nbs/52_train.ipynb #49eda3c2
 def fit(
     run:Run,
 )->None:
@@ -218,6 +219,7 @@ def fit(
                 _take(run, batch, tick)
                 if run.step % len(run.loader) == 0 or run.step == run.total: _end_epoch(run)
                 if run.step % c.save_every == 0 or done(): save(run)
+                track(run.accelerator, run.history[-1], run.step, flush=run.saved == run.step)
                 bar.update(); bar.set_postfix(loss=f"{run.history[-1]['total']:.3f}", refresh=False)
                 _stop_if_told(run, stop.caught)
                 if done(): break
@@ -232,7 +234,7 @@ class TrainResult:
     metrics: dict           # as in metrics.json
     run_dir: Path           # folder with everything
 
-# %% ../nbs/52_train.ipynb #3392202b
+# %% ../nbs/52_train.ipynb #b43d4f34
 def finish(
     run:Run,
 )->TrainResult:
@@ -245,6 +247,7 @@ def finish(
         save_checkpoint(run.dir/'model', model, about_run(run.config, run.studies, step, metrics))
         with atomic_path(run.dir/'metrics.json') as tmp: tmp.write_text(json.dumps(metrics, indent=1))
         save_curves(history, run.dir/'curves.png')
+    track(run.accelerator, metrics, run.step, flush=True)
     run.accelerator.wait_for_everyone(); run.accelerator.free_memory()
     return TrainResult(model, history, metrics, run.dir)
 
@@ -256,7 +259,7 @@ def train(
     run = start_run(config); begin(run); fit(run)
     return finish(run)
 
-# %% ../nbs/52_train.ipynb #27d64c54
+# %% ../nbs/52_train.ipynb #8c0bffd2
 def main(
     argv:list[str]|None=None, # as `parse_config`
 )->None:
@@ -271,5 +274,5 @@ def main(
 
 if __name__ == '__main__' and globals().get('__spec__'): main()   # `python -m`, not a notebook, where __spec__ is None
 
-# %% ../nbs/52_train.ipynb #325d9377
+# %% ../nbs/52_train.ipynb #e877953a
 _all_ = ['PAPER', 'DataOptions', 'ModelOptions', 'OptimOptions', 'TrainConfig', 'lr_factor', 'parse_config', 'open_studies', 'open_tokenizer', 'open_model', 'fingerprint', 'evaluate', 'metrics_table', 'findings_table', 'save_curves', 'about_run', 'FREE', 'save_state', 'load_state', 'Stopped', 'param_groups', 'train_step', 'validate'] # of the chapters before
