@@ -31,16 +31,17 @@ def differences(
     a, b = (json.loads((Path(f)/'metrics.json').read_text()) for f in (first, second))
     return found + [f'metrics: {k}' for k in sorted(a.keys() | b.keys()) if k not in CLOCK and a.get(k) != b.get(k)]
 
-# %% ../nbs/53_endurance.ipynb #9ea6ee7a
+# %% ../nbs/53_endurance.ipynb #bef97332
 def interrupt(
     command:Sequence[str],    # e.g. ['cxrclip-train', '--output_dir', 'runs/x', ...]
     folder:str|Path,          # its output_dir
     delay:float,              # seconds from its first state to the signal
     number:int=signal.SIGKILL,# the signal
+    env:dict|None=None,       # environment of the command; none: that of this process
 )->tuple[int, list[str]]:     # exit code (minus the signal's number if it ended the process), lines that were said
     "Start a command, send it a signal `delay` seconds after it has written a state, and wait for its end."
     state = Path(folder)/'last.pt'; since = state.stat().st_mtime_ns if state.exists() else 0
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     while p.poll() is None and not (state.exists() and state.stat().st_mtime_ns > since): time.sleep(.02)
     time.sleep(delay); p.send_signal(number)
     said, _ = p.communicate()
