@@ -6,7 +6,7 @@
 __all__ = ['VINDR18', 'BENCHMARKS', 'Task', 'trained_sources', 'leakage_warnings', 'task_studies', 'run_task', 'result_line',
            'own_task', 'find_tasks', 'save_result', 'parse_args', 'evaluate_command', 'main']
 
-# %% ../nbs/63_tasks.ipynb #3f546f0d
+# %% ../nbs/63_tasks.ipynb #283e3b93
 import argparse, json, sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from .prompts import FIVE, LABELS, class_prompts
 from .studies import load_studies
 from .zeroshot import embed_studies, show_findings, truth_table, zero_shot, zero_shot_choice
 
-# %% ../nbs/63_tasks.ipynb #b9d71657
+# %% ../nbs/63_tasks.ipynb #9e6d785a
 @dataclass(frozen=True)
 class Task:
     "A zero-shot question, whole."
@@ -44,7 +44,7 @@ BENCHMARKS = {t.name: t for t in (
     Task('chexpert5x200', 'chexpert', 'test', FIVE, 'choice', 'accuracy over five findings; read the corpus with table="chexpert_5x200.csv"'),
     Task('nih14', 'nih14', 'test', NIH_LABELS, 'no', 'official test list; labels were mined from reports, and are wrong for some films'))}
 
-# %% ../nbs/63_tasks.ipynb #8e47fcb6
+# %% ../nbs/63_tasks.ipynb #416eba5e
 def trained_sources(
     model,              # a CXRCLIP, or anything else
 )->tuple|None:          # sources with training studies; None if the model does not say
@@ -70,7 +70,7 @@ def leakage_warnings(
     shared = [s for s in trained_on if mine and ORIGINS.get(s) == mine]
     return [f'LEAKAGE: the model was trained on {s}: {_why(task, s)}' for s in shared]
 
-# %% ../nbs/63_tasks.ipynb #8fcba248
+# %% ../nbs/63_tasks.ipynb #92b2b8b8
 def task_studies(
     studies:pd.DataFrame, # a study table, may hold several corpora
     task:Task,
@@ -85,7 +85,7 @@ def task_studies(
     valid = mine[mine.split == 'valid'].reset_index(drop=True)
     return part, valid if len(valid) and task.split != 'valid' else None
 
-# %% ../nbs/63_tasks.ipynb #39be7058
+# %% ../nbs/63_tasks.ipynb #12cd2755
 def run_task(
     model,                     # embed_films and embed_texts, e.g. a CXRCLIP
     studies:pd.DataFrame,      # a study table with the task's corpus
@@ -108,7 +108,7 @@ def run_task(
     table.attrs |= dict(task=task, warnings=warnings, studies=len(part), patients=part.patient_id.nunique(), result=dict(name=name, value=r['value'], low=r['low'], high=r['high']))
     return table
 
-# %% ../nbs/63_tasks.ipynb #f0bb3538
+# %% ../nbs/63_tasks.ipynb #f9c1ea49
 def result_line(
     table:pd.DataFrame, # of `run_task`
 )->str:
@@ -116,7 +116,7 @@ def result_line(
     a, r = table.attrs, table.attrs['result']
     return '\n'.join([f"{a['task'].name}: {r['name']} {r['value']:.3f} ({r['low']:.3f} to {r['high']:.3f}), {a['studies']} studies of {a['patients']} patients", *(f'  ! {w}' for w in a['warnings'])])
 
-# %% ../nbs/63_tasks.ipynb #f54cf952
+# %% ../nbs/63_tasks.ipynb #20cc3766
 def own_task(
     studies:pd.DataFrame, # a study table
     source:str,           # which of its corpora
@@ -139,7 +139,7 @@ def find_tasks(
     if not sources: raise ValueError(f"the table has no test split; there is {', '.join(sorted(set(studies.split)))}")
     return [by_source.get(s) or own_task(studies, s) for s in sources]
 
-# %% ../nbs/63_tasks.ipynb #27f34d6b
+# %% ../nbs/63_tasks.ipynb #be1feb19
 def _plain(x):
     "A value as JSON takes it; what is not a finite number is null."
     if isinstance(x, dict): return {str(k): _plain(v) for k, v in x.items()}
@@ -163,7 +163,7 @@ def save_result(
         ax = show_findings({name: shown.dropna(subset=['auroc'])}); ax.set(xlabel='share recognised' if choice else 'AUROC', title='\n'.join(result_line(table).split('\n')[:2])[:150]); ax.title.set_fontsize(6)
         ax.figure.savefig(tmp, format='png', dpi=100); plt.close(ax.figure)
 
-# %% ../nbs/63_tasks.ipynb #f2b1d7ff
+# %% ../nbs/63_tasks.ipynb #1e83df20
 def parse_args(
     argv:list[str]|None=None, # words of the command line; default: those of this process
 )->argparse.Namespace:
@@ -175,7 +175,7 @@ def parse_args(
     p.add_argument('--trained_on', nargs='*', help='corpora the model was trained on, if the checkpoint does not say'); p.add_argument('--n_boot', type=int, default=500, help='draws of the bootstrap (%(default)s)'); p.add_argument('--seed', type=int, default=0)
     return p.parse_args(argv)
 
-# %% ../nbs/63_tasks.ipynb #c4435e8a
+# %% ../nbs/63_tasks.ipynb #123ead3f
 def evaluate_command(
     a:argparse.Namespace, # of `parse_args`
 )->list[pd.DataFrame]:
