@@ -18,17 +18,20 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast
 from torch import nn
 
-# %% ../nbs/52_train.ipynb #7c0efc3c
+# %% ../nbs/52_train.ipynb #f2f726e7
 from .batches import StudyDataset, make_loader
 from .clip import CXRCLIP, may_replace
-from .config import PAPER, DataOptions, ModelOptions, OptimOptions, TrainConfig, lr_factor, parse_config
+from .config import PAPER, DataOptions, ModelOptions, OptimOptions, TrainConfig, lr_factor, parse_config, parse_mix
 from .core import atomic_path, progress
 from .films import FilmError
+from .mixing import MixedSampler
 from .opening import check_disk, fingerprint, make_room, open_model, open_studies, open_tokenizer, run_bytes
 from .prompts import load_bank
 from .results import about_run, evaluate, findings_table, metrics_table, open_tracker, save_curves, speed, track, tracked_by
 from .states import FREE, Stopped, StopSignals, load_state, save_checkpoint, save_state
 from .step import alike, label_numbers, make_optimizer, out_of_patience, own_batches, param_groups, skips, text_numbers, train_step, validate
+
+_all_ = ['PAPER', 'DataOptions', 'ModelOptions', 'OptimOptions', 'TrainConfig', 'lr_factor', 'parse_config', 'open_studies', 'open_tokenizer', 'open_model', 'fingerprint', 'evaluate', 'metrics_table', 'findings_table', 'save_curves', 'about_run', 'FREE', 'save_state', 'load_state', 'Stopped', 'param_groups', 'train_step', 'validate'] # of the chapters before
 
 # %% ../nbs/52_train.ipynb #52-train-055
 @dataclass
@@ -74,12 +77,14 @@ def _must_have(config, studies):
     for split, why in (('train', ''), (config.eval_split, ''), *(('valid', f' (for {n})') for n in ('patience', 'keep') if getattr(config, n) not in (0, 'last'))):
         if split not in counts: raise ValueError(f'no study has split {split!r}{why}; the table has {dict(counts)}')
 
-# %% ../nbs/52_train.ipynb #0bf36451
+# %% ../nbs/52_train.ipynb #46eb0147
 def _loaders(config, studies, root, tokenizer, bank, accelerator):
     "Training batches as Accelerate prepares them; this process's validation batches, or None."
     data = {s: StudyDataset(studies[studies.split == s], root, image_size=config.image_size, train=s == 'train', seed=config.seed, bank=bank,
                             on_bad_film=config.on_bad_film) for s in ('train', 'valid') if (studies.split == s).any()}
-    made = {s: make_loader(d, tokenizer, config.batch_size, num_workers=config.num_workers*(s == 'train'), max_length=config.max_length) for s, d in data.items()}
+    mixed = MixedSampler(list(studies.source[studies.split == 'train']), parse_mix(config.mix), config.seed, counter=data['train'].counter) if config.mix is not None else None
+    made = {s: make_loader(d, tokenizer, config.batch_size, num_workers=config.num_workers*(s == 'train'), max_length=config.max_length,
+                           sampler=mixed if s == 'train' else None) for s, d in data.items()}
     valid = own_batches(made['valid'], accelerator.process_index, accelerator.num_processes) if 'valid' in made else None
     return accelerator.prepare(made['train']), valid
 
@@ -277,6 +282,3 @@ def main(
                                      f"{s['wait_share']:.0%} of the time waiting for data; everything is in {result.run_dir}")
 
 if __name__ == '__main__' and globals().get('__spec__'): main()   # `python -m`, not a notebook, where __spec__ is None
-
-# %% ../nbs/52_train.ipynb #e877953a
-_all_ = ['PAPER', 'DataOptions', 'ModelOptions', 'OptimOptions', 'TrainConfig', 'lr_factor', 'parse_config', 'open_studies', 'open_tokenizer', 'open_model', 'fingerprint', 'evaluate', 'metrics_table', 'findings_table', 'save_curves', 'about_run', 'FREE', 'save_state', 'load_state', 'Stopped', 'param_groups', 'train_step', 'validate'] # of the chapters before
