@@ -58,6 +58,7 @@ class OptimOptions:
     grad_clip: float = _opt(1.0, 'largest norm of the gradient')
     icl_weight: float = _opt(1.0, 'weight of the image contrastive loss')
     tcl_weight: float = _opt(0.5, 'weight of the text contrastive loss')
+    loss_chunk: int|None = _opt(None, 'rows of the similarity matrix at once: less memory for huge batches, the same loss; none: all')
     same_text: str = _opt('paper', "studies of a batch that say the same: 'paper' repels them, 'positive' makes them right answers of each other")
     views: int = _opt(2, 'images and texts taken of a study: 2, or 1 (CLIP, the baseline; needs icl_weight 0 and tcl_weight 0)')
     mixed_precision: str = _opt('no', "'no', 'bf16' or 'fp16'")
@@ -67,10 +68,10 @@ class OptimOptions:
 PAPER = dict(image_encoder='resnet50', text_encoder='emilyalsentzer/Bio_ClinicalBERT', pretrained=True, image_size=224, batch_size=128, epochs=15,
              lr=5e-5, weight_decay=1e-4, warmup=1/15, mixed_precision='bf16', num_workers=8, class_prompts='no') # what the paper does
 
-# %% ../nbs/52_config.ipynb #fb4b08ee
+# %% ../nbs/52_config.ipynb #6bfb0111
 CHOICES = dict(on_bad_film=('raise', 'skip'), class_prompts=TASKS, eval_split=('train', 'valid', 'test'), same_text=('paper', 'positive'),
                mixed_precision=('no', 'bf16', 'fp16'), keep=('last', 'best'), tracker=('none', 'tensorboard')) # options with few values
-AT_LEAST = {1: ('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms', 'embed_dim', 'vocab_size', 'micro_batch'),
+AT_LEAST = {1: ('epochs', 'batch_size', 'save_every', 'image_size', 'n_phantoms', 'embed_dim', 'vocab_size', 'micro_batch', 'loss_chunk'),
             0: ('icl_weight', 'tcl_weight', 'weight_decay', 'max_steps', 'num_workers', 'patience')} # and their lowest values
 
 def _faults(c):

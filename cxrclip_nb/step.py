@@ -58,11 +58,11 @@ def text_numbers(
     rows = [[labels.get(s) or _number(ids[v, j][mask[v, j]].tolist()) for j, s in enumerate(batch['study_ids'])] for v in (0, 1)]
     return torch.tensor(rows)                                                                 # [2, B]
 
-# %% ../nbs/52_step.ipynb #c49480be
+# %% ../nbs/52_step.ipynb #41945bff
 def _objective(config, ids=None):
     "The objective of a configuration as a function of (image, text, scale); `ids` of all studies [2, W*B]."
     ids = None if ids is None else ids[:config.views]
-    return lambda *e: cxrclip_loss(*e, config.icl_weight, config.tcl_weight, text_ids=ids)
+    return lambda *e: cxrclip_loss(*e, config.icl_weight, config.tcl_weight, text_ids=ids, chunk=config.loss_chunk)
 
 def _everyones(ids, accelerator):
     "Numbers of this process [2, B] -> of all processes [2, W*B], in their order."
