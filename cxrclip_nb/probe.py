@@ -7,7 +7,7 @@ __all__ = ['FEATURES', 'film_features', 'features_key', 'extract', 'take_share',
            'show_efficiency', 'known_bce', 'Classifier', 'FineTune', 'LabelledFilms', 'predict', 'FineTuned',
            'fresh_weights', 'fine_tune']
 
-# %% ../nbs/62_probe.ipynb #10f6017b
+# %% ../nbs/62_probe.ipynb #7bd4ffc9
 import copy, hashlib, math, os, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +28,7 @@ from .prompts import LABELS
 from .train import _accelerator, lr_factor, param_groups
 from .zeroshot import auroc, interval, patient_weights, truth_table
 
-# %% ../nbs/62_probe.ipynb #a155685b
+# %% ../nbs/62_probe.ipynb #cd5f5938
 FEATURES = ('encoder', 'joint')
 def film_features(
     model:CXRCLIP,          # in any mode; it comes back in the same
@@ -45,7 +45,7 @@ def film_features(
     with evaluating(model): parts = [encode(batch(films[k:k + batch_size])).float().cpu() for k in range(0, len(films), batch_size)]
     return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
 
-# %% ../nbs/62_probe.ipynb #21f2ffd6
+# %% ../nbs/62_probe.ipynb #1b58d2c2
 def features_key(
     model:CXRCLIP,
     films:Sequence[str],    # paths below root
@@ -61,7 +61,7 @@ def features_key(
     h.update(repr((features, c.image_encoder, c.image_pool, c.image_size, c.image_mean, c.image_std, held)).encode())
     return h.hexdigest()
 
-# %% ../nbs/62_probe.ipynb #a9f867f1
+# %% ../nbs/62_probe.ipynb #3ee16d67
 def extract(
     model:CXRCLIP,
     studies:pd.DataFrame,       # a study table
@@ -86,7 +86,7 @@ def _load(path, n):
     if x.ndim != 2 or len(x) != n: raise ValueError(f'{path}: holds {list(x.shape)}, not {n} films; delete it')
     return x
 
-# %% ../nbs/62_probe.ipynb #76077e1b
+# %% ../nbs/62_probe.ipynb #3f75240b
 def take_share(
     patients:Sequence, # [N] patient of each training study
     share:float,       # in (0, 1]
@@ -98,7 +98,7 @@ def take_share(
     place = np.empty(len(names), int); place[rng_for(seed, 'share').permutation(len(names))] = np.arange(len(names))
     return place[codes] < math.ceil(share*len(names) - 1e-9)
 
-# %% ../nbs/62_probe.ipynb #4f9d14c4
+# %% ../nbs/62_probe.ipynb #c2e9906b
 def _splits(studies):
     "Masks of the three splits; they must be there and share no patient."
     masks = {s: (studies.split == s).to_numpy() for s in ('train', 'valid', 'test')}
@@ -117,7 +117,7 @@ def _usable(studies, labels, masks):
     if not keep: raise ValueError('no label has positives and negatives in train, valid and test: ' + '; '.join(f'{l}: {why}' for l, why in out.items()))
     return [labels[c] for c in keep], truth[:, keep], out
 
-# %% ../nbs/62_probe.ipynb #c856b2df
+# %% ../nbs/62_probe.ipynb #85e79f0d
 def fit_probe(
     x:np.ndarray, # [N, F] features of the fitted studies
     y:np.ndarray, # [N] 0 or 1
@@ -136,7 +136,7 @@ def _choose(x, y, fit, valid, Cs):
     tried = [(p := fit_probe(x[fit], y[fit], C), C, float(auroc(y[valid], p.decision_function(x[valid])))) for C in sorted(Cs)]
     return max(tried, key=lambda t: t[2])
 
-# %% ../nbs/62_probe.ipynb #06e1dd5b
+# %% ../nbs/62_probe.ipynb #68ea4016
 def _probe_row(x, studies, y, masks, sample, Cs, n_boot, seed):
     "Row of one finding, share and seed."
     known = ~np.isnan(y); fit = masks['train'] & sample & known; row = dict(n_train=int(fit.sum()), n_pos=int((y[fit] == 1).sum()))
@@ -157,7 +157,7 @@ def _features(model, studies, root, features, cache):
     if not np.isfinite(x).all(): raise ValueError(f'features hold NaN or infinity, first in row {np.flatnonzero(~np.isfinite(x).all(1))[0]}')
     return x
 
-# %% ../nbs/62_probe.ipynb #e5f8e91d
+# %% ../nbs/62_probe.ipynb #b6da5dc0
 def linear_probe(
     model,                      # a CXRCLIP, or features [N, F], a row a study
     studies:pd.DataFrame,       # a study table with the splits train, valid, test
@@ -165,7 +165,7 @@ def linear_probe(
     labels:Sequence[str]|None=None, # findings; None: all of the vocabulary but 'No Finding'
     shares:Sequence[float]=(.01, .1, 1.), # of the training patients
     seeds:Sequence[int]=(0, 1, 2), # of the draws of patients; all of them are drawn once, for the first seed
-    Cs:Sequence[float]=(1e-4, 1e-3, .01, .1, 1.), # inverse penalties to choose from
+    Cs:Sequence[float]=(1e-3, .01, .1, 1., 10.), # inverse penalties to choose from
     features:str='encoder',     # see `film_features`
     cache:str|Path|None=None,   # folder to keep features in
     n_boot:int=500,
@@ -179,7 +179,7 @@ def linear_probe(
             for share, seed, sample in pairs for label, y in zip(labels, truth.T)]
     table = pd.DataFrame(rows); table.attrs['left_out'] = out; return table
 
-# %% ../nbs/62_probe.ipynb #ba03d577
+# %% ../nbs/62_probe.ipynb #e15dceed
 def efficiency(
     table:pd.DataFrame, # of `linear_probe` or `fine_tune`, or several one below the other
 )->pd.DataFrame:        # by share: auroc (mean over findings and seeds), low, high (of seeds); `.attrs['findings']`: those judged in each sample
@@ -198,7 +198,7 @@ def show_efficiency(
         ax.semilogx(100*c.index, c.auroc, 'o-', ms=3, label=name, color=PALETTE[k]); ax.fill_between(100*c.index, c.low, c.high, color=PALETTE[k], alpha=.15)
     ax.axhline(.5, ls=':', color='k', lw=.8); ax.set(xlabel='labels used (% of training patients)', ylabel='mean AUROC'); ax.legend(fontsize=7); return ax
 
-# %% ../nbs/62_probe.ipynb #76c3a4a9
+# %% ../nbs/62_probe.ipynb #728a92fa
 def known_bce(
     logits:Tensor, # [B, C]
     truth:Tensor,  # [B, C] 1, 0 or NaN (unknown)
@@ -220,7 +220,7 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight); nn.init.zeros_(self.head.bias)
     def forward(self, x:Tensor)->Tensor: return self.head(self.norm(self.image_encoder(prepare_films(x, self.config))))
 
-# %% ../nbs/62_probe.ipynb #e200b517
+# %% ../nbs/62_probe.ipynb #9945b7a6
 @dataclass
 class FineTune:
     "How a classifier is trained."
@@ -237,7 +237,7 @@ class FineTune:
         if not 1 <= self.checks <= self.steps: raise ValueError(f'checks must be from 1 to steps ({self.steps}), got {self.checks}')
         if self.batch_size < 1 or not self.lr > 0 or not 0 <= self.warmup < 1: raise ValueError(f'need batch_size >= 1, lr > 0, warmup in [0, 1), got {self.batch_size}, {self.lr}, {self.warmup}')
 
-# %% ../nbs/62_probe.ipynb #c2bf5401
+# %% ../nbs/62_probe.ipynb #dee0a9ec
 class LabelledFilms(Dataset):
     "Two augmented views of a study with its labels: `dict(images uint8 [2, 1, S, S], truth float32 [C], study_id)`; `LabelledFilms(studies, root, truth [N, C], size, seed)`."
     def __init__(self, studies:pd.DataFrame, root:str|Path, truth:np.ndarray, size:int, seed:int=0):
@@ -248,7 +248,7 @@ class LabelledFilms(Dataset):
         images = study_images(self.rows[k], self.read, self.size, rng_for(self.seed, 'probe', int(self.counter), k))
         return dict(images=torch.from_numpy(images)[:, None], truth=self.truth[k], study_id=self.rows[k]['study_id'])
 
-# %% ../nbs/62_probe.ipynb #01c9000a
+# %% ../nbs/62_probe.ipynb #74acbf95
 def predict(
     classifier:Classifier,
     studies:pd.DataFrame,  # a study table
@@ -266,7 +266,7 @@ def _mean_auroc(truth, score):
     values = [auroc(t[k], s[k]) for t, s in zip(truth.T, score.T) for k in [~np.isnan(t)]]
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
-# %% ../nbs/62_probe.ipynb #acd6606b
+# %% ../nbs/62_probe.ipynb #7a80ddaf
 def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
     "One optimiser step; its loss."
     lr = config.lr*lr_factor(step, config.steps, int(config.warmup*config.steps))
@@ -292,7 +292,7 @@ def _fit(classifier, loader, config, seed, validate):
             if len(history) == config.steps: break
     bare = accelerator.unwrap_model(model); bare.load_state_dict(best[1]); return bare.eval(), pd.DataFrame(history)
 
-# %% ../nbs/62_probe.ipynb #103758c4
+# %% ../nbs/62_probe.ipynb #794e0f2f
 @dataclass
 class FineTuned:
     "What `fine_tune` leaves."
@@ -314,7 +314,7 @@ def fresh_weights(
     seed_everything(seed)
     new = CXRCLIP(replace(model.config, pretrained=False, image_weights=None, about=None), model.tokenizer); return new.to(model.logit_scale.device).eval()
 
-# %% ../nbs/62_probe.ipynb #76b6bc05
+# %% ../nbs/62_probe.ipynb #3ac8e094
 def fine_tune(
     model:CXRCLIP,        # its image tower is copied and trained
     studies:pd.DataFrame, # a study table with the splits train, valid, test

@@ -6,7 +6,7 @@
 __all__ = ['TIE', 'KS', 'image_ranks', 'text_ranks', 'by_study', 'chance_levels', 'retrieval_metrics', 'retrieval_table',
            'nearest', 'show_reports', 'show_films_found']
 
-# %% ../nbs/61_retrieval.ipynb #812f80e5
+# %% ../nbs/61_retrieval.ipynb #e2906f6b
 import textwrap
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .core import rng_for
 from .plots import PALETTE, show_films
 from .zeroshot import interval, patient_weights
 
-# %% ../nbs/61_retrieval.ipynb #cccffea1
+# %% ../nbs/61_retrieval.ipynb #7ac03329
 TIE = 1e-12 # cosines in double precision that differ by less are equal
 def _groups(texts, n):
     "Number of each item's distinct text, and the first item of each distinct text."
@@ -42,7 +42,7 @@ def _counts(a, b, own, chunk):
             higher[rows] += above; equal[rows] += (d >= -TIE).sum(1) - above
     return higher.cpu().numpy(), equal.cpu().numpy()
 
-# %% ../nbs/61_retrieval.ipynb #f4b5b327
+# %% ../nbs/61_retrieval.ipynb #2027683c
 def _sides(image, text, texts):
     "Films [V, N, D], number of each item's text [N], the distinct texts [M, D]."
     codes, first = _groups(texts, len(text)); x = image if image.ndim == 3 else image[None]
@@ -66,7 +66,7 @@ def image_ranks(
     "Image-to-text ranks among the distinct texts."
     return _image_side(image, text, texts, chunk)[0]
 
-# %% ../nbs/61_retrieval.ipynb #ed11a274
+# %% ../nbs/61_retrieval.ipynb #5e323599
 def _text_side(image, text, texts, chunk):
     "Rank of the best right film, and average precision, of each study's text."
     x, codes, distinct = _sides(image, text, texts); own = _own(x, codes, distinct, chunk)
@@ -87,7 +87,7 @@ def text_ranks(
     "Text-to-image ranks; films of studies with an equal text are all right."
     return _text_side(image, text, texts, chunk)[0]
 
-# %% ../nbs/61_retrieval.ipynb #bc6b5613
+# %% ../nbs/61_retrieval.ipynb #a8463294
 def _check_films(image, films, n):
     if len(films) != len(image): raise ValueError(f'{len(films)} entries of films for {len(image)} film embeddings')
     if len(films) and (films.min() < 0 or films.max() >= n): raise ValueError(f'films must name studies 0 to {n - 1}, got {films.min()} to {films.max()}')
@@ -106,7 +106,7 @@ def by_study(
     order, start = np.argsort(films, kind='stable'), np.cumsum(size) - size
     return torch.stack([image[torch.as_tensor(order[start + v % size], device=image.device)] for v in range(size.max())])
 
-# %% ../nbs/61_retrieval.ipynb #d6be32b3
+# %% ../nbs/61_retrieval.ipynb #d8137082
 KS = (1, 5, 10)
 def _chance(n, m, ks):
     "Of random orders of n candidates, with m [Q] of them right: recall at each K, median rank, mean average precision."
@@ -131,7 +131,7 @@ def _ordered(recalls, rest):
     "Recalls, their sum, and the rest by names; the median image-to-text rank is called MdR."
     return recalls | dict(RSUM=sum(recalls.values()), MdR=rest['i2t_MdR']) | {k: rest[k] for k in ('t2i_MdR', 'i2t_mAP', 't2i_mAP')}
 
-# %% ../nbs/61_retrieval.ipynb #9f684934
+# %% ../nbs/61_retrieval.ipynb #be666b8a
 def _found(image, text, texts, chunk):
     "By way: ranks [N] and average precisions [N]."
     return dict(i2t=_image_side(image, text, texts, chunk), t2i=_text_side(image, text, texts, chunk))
@@ -149,7 +149,7 @@ def _median(ranks, w):
     order = np.argsort(ranks); c = np.cumsum(w[..., order], -1); half = .5*c[..., -1:]
     return .5*(ranks[order][(c >= half).argmax(-1)] + ranks[order][(c > half).argmax(-1)])
 
-# %% ../nbs/61_retrieval.ipynb #a2ec67fe
+# %% ../nbs/61_retrieval.ipynb #b9c208f5
 def _check(image, text, texts):
     if image.ndim != 2 or image.shape != text.shape or not len(image): raise ValueError(f'need image and text [N, D] alike, got {list(image.shape)} and {list(text.shape)}')
     if texts is not None and len(texts) != len(image): raise ValueError(f'{len(texts)} texts for {len(image)} embeddings')
@@ -165,7 +165,7 @@ def _checked(image, text, texts, films, combine, chunk):
     _check(x[0], text, texts)
     return x
 
-# %% ../nbs/61_retrieval.ipynb #b3257593
+# %% ../nbs/61_retrieval.ipynb #f1222da9
 def retrieval_metrics(
     image:Tensor,             # [N, D] unit norm, or with `films` [F, D]
     text:Tensor,              # [N, D] unit norm; text[i] belongs to study i
@@ -179,7 +179,7 @@ def retrieval_metrics(
     found = _found(_checked(image, text, texts, films, combine, chunk), text, texts, chunk)
     return {k: float(v) for k, v in _summary(found, ks).items()}
 
-# %% ../nbs/61_retrieval.ipynb #ddef8ae3
+# %% ../nbs/61_retrieval.ipynb #6b082b6c
 def _redrawn(found, ks, patients, n_boot, seed, at_once=25):
     "Metrics of `n_boot` draws of patients."
     part = lambda k: _summary(found, ks, patient_weights(patients, min(at_once, n_boot - k), int(rng_for(seed, 'retrieval', k).integers(2**31))))
@@ -204,7 +204,7 @@ def retrieval_table(
     rows = [dict(metric=k, value=float(v), low=interval(draws[k])[0], high=interval(draws[k])[1], chance=chance[k]) for k, v in _summary(found, ks).items()]
     return pd.DataFrame(rows).set_index('metric')
 
-# %% ../nbs/61_retrieval.ipynb #d2d4227a
+# %% ../nbs/61_retrieval.ipynb #87a52fb1
 def nearest(
     queries:Tensor,    # [Q, D] unit norm
     candidates:Tensor, # [N, D] unit norm
@@ -222,7 +222,7 @@ def _nearest(q, candidates, k, chunk):
         best, order = s.topk(min(k, s.shape[1]), 1); place = at.gather(1, order)
     return place
 
-# %% ../nbs/61_retrieval.ipynb #f989ff35
+# %% ../nbs/61_retrieval.ipynb #4fa3d9d2
 def _line(text, width): return textwrap.shorten(text, width, placeholder=' ...')
 
 def show_reports(
@@ -240,7 +240,7 @@ def show_reports(
         axs[1].text(0, 1 - k/(len(found) + 1), f'{mark:>6}  {_line(text, width)}', fontsize=6, va='top', color=PALETTE[2] if right and k else 'k', transform=axs[1].transAxes)
     return axs
 
-# %% ../nbs/61_retrieval.ipynb #c70cb2dd
+# %% ../nbs/61_retrieval.ipynb #e3d0c785
 def show_films_found(
     text:str,                    # the query
     films:Sequence[np.ndarray],  # uint8 [H, W] each, best first
