@@ -12,6 +12,8 @@ import copy, hashlib, math, os, matplotlib.pyplot as plt, numpy as np, pandas as
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from matplotlib.axes import Axes
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,7 +27,7 @@ from .core import atomic_path, rng_for, seed_everything
 from .films import open_films
 from .plots import PALETTE
 from .prompts import LABELS
-from .train import _accelerator, lr_factor, param_groups
+from .train import lr_factor, param_groups
 from .zeroshot import auroc, interval, patient_weights, truth_table
 
 # %% ../nbs/62_probe.ipynb #cd5f5938
@@ -280,7 +282,8 @@ def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
 
 def _fit(classifier, loader, config, seed, validate):
     "Train; the history, with the classifier as it was at the best validation (the first one of equals; the last if none can be judged)."
-    accelerator = _accelerator(config); optimizer = torch.optim.AdamW(param_groups(classifier, config.weight_decay), lr=config.lr)
+    AcceleratorState._reset_state()                                         # one of an earlier run would keep its precision
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True)); optimizer = torch.optim.AdamW(param_groups(classifier, config.weight_decay), lr=config.lr)
     model, optimizer, loader = accelerator.prepare(classifier, optimizer, loader); history, best, epoch = [], (-math.inf, None), 0
     while len(history) < config.steps:
         loader.dataset.counter.fill_(epoch); epoch += 1
