@@ -282,8 +282,7 @@ def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
 
 def _fit(classifier, loader, config, seed, validate):
     "Train; the history, with the classifier as it was at the best validation (the first one of equals; the last if none can be judged)."
-    AcceleratorState._reset_state()                                         # one of an earlier run would keep its precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True)); optimizer = torch.optim.AdamW(param_groups(classifier, config.weight_decay), lr=config.lr)
+    AcceleratorState._reset_state(); accelerator = Accelerator(mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True)); optimizer = torch.optim.AdamW(param_groups(classifier, config.weight_decay), lr=config.lr)
     model, optimizer, loader = accelerator.prepare(classifier, optimizer, loader); history, best, epoch = [], (-math.inf, None), 0
     while len(history) < config.steps:
         loader.dataset.counter.fill_(epoch); epoch += 1
