@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from .gather import gather
+from .gather import gather, rank_sizes
 
 # %% ../nbs/51_bigbatch.ipynb #51-bigbatch-007
 @contextmanager
@@ -44,14 +44,14 @@ def contrastive_backward(
     backward:Callable=lambda loss: loss.backward(), # e.g. `accelerator.backward`
 )->dict[str, Tensor]:            # the losses, detached
     "Gradient of the whole batch in the memory of `micro_batch` studies (cached gradients, Gao et al. 2021)."
-    parts = pieces(batch, micro_batch or len(batch['images'][0]))
-    if len(parts) == 1:
+    sizes = rank_sizes(batch['images']); parts = pieces(batch, micro_batch or max(sizes))
+    if max(sizes) <= (micro_batch or max(sizes)):                       # asked of all ranks, so that all go the same way
         replay(0); e = model(**batch)
-        losses = loss_fn(gather(e.image), gather(e.text), e.scale)
+        losses = loss_fn(gather(e.image, sizes), gather(e.text, sizes), e.scale)
         backward(losses['total'])
         return {k: v.detach() for k, v in losses.items()}
     image, text, scale = _encode_all(model, parts, replay)
-    losses = loss_fn(gather(image), gather(text), scale)
+    losses = loss_fn(gather(image, sizes), gather(text, sizes), scale)
     g_image, g_text, g_scale = torch.autograd.grad(losses['total'], (image, text, scale))
     _send_back(model, parts, replay, backward, g_image, g_text, g_scale)
     return {k: v.detach() for k, v in losses.items()}

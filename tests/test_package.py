@@ -19,10 +19,10 @@ def test_version_and_command_are_those_of_settings():
     ini = configparser.ConfigParser(delimiters=['=']); ini.read(ROOT/'settings.ini')
     import cxrclip_nb
     assert cxrclip_nb.__version__ == ini['DEFAULT']['version'] == metadata.version('cxrclip_nb')
-    assert {e.name for e in metadata.entry_points(group='console_scripts') if e.value.startswith('cxrclip_nb')} == {'cxrclip-train', 'cxrclip-prepare', 'cxrclip-translate', 'cxrclip-convert'}
+    assert {e.name for e in metadata.entry_points(group='console_scripts') if e.value.startswith('cxrclip_nb')} == {'cxrclip-train', 'cxrclip-prepare', 'cxrclip-translate', 'cxrclip-convert', 'cxrclip-evaluate', 'cxrclip-ablate'}
 
 def test_every_module_has_a_notebook_and_every_notebook_a_module():
-    made = {p.stem.split('_', 1)[1] for p in (ROOT/'nbs').glob('[0-7]*.ipynb')}
+    made = {p.stem.split('_', 1)[1] for p in (ROOT/'nbs').glob('[0-8]*.ipynb') if 'default_exp' in p.read_text(encoding='utf-8')}
     assert made == {p.stem for p in LIB.glob('[a-z]*.py')}
 
 def test_help_lists_every_option():
