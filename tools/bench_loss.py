@@ -51,9 +51,9 @@ def process(way, B, repeat, **env):
     return json.loads(out.stdout.splitlines()[-1])
 
 def measure(B, way, rounds):
-    "Two processes, one for the memory and one (or the fastest of several) for the time."
+    "Two processes, one for the memory and one (or the fastest of several) for the time; above 8,192 studies one for both."
     lean = process(way, B, 1, MALLOC_MMAP_THRESHOLD_='65536')
-    fast = min((process(way, B, max(1, min(50, (2048//B)**2))) for _ in range(rounds)), key=lambda r: r['seconds']) if B <= 16384 else lean
+    fast = min((process(way, B, max(1, min(50, (2048//B)**2))) for _ in range(rounds)), key=lambda r: r["seconds"]) if B <= 8192 else lean
     return dict(B=B, way=way, seconds=fast['seconds'], mb=lean['mb'], loss=fast['loss'], computed=False)
 
 def larger(row, B):
@@ -65,7 +65,7 @@ def table(sizes, rounds, limit, csv):
     for B in sizes:
         for way in WAYS:
             guess = larger(last[way], B) if way in last else None
-            row = guess if guess and 'pieces' not in way and guess['mb'] > limit*1024 else measure(B, way, 1 if B > 8192 else rounds)
+            row = guess if guess and 'pieces' not in way and guess['mb'] > limit*1024 else measure(B, way, rounds)
             if not row['computed']: last[way] = row
             rows.append(row); print(f"{B:6d}  {way:20s} {row['seconds']:10.4f} s {row['mb']:9.1f} MB  {'computed' if row['computed'] else ''}", flush=True)
             if csv: pd.DataFrame(rows)[['B', 'way', 'seconds', 'mb', 'computed']].round(dict(seconds=6, mb=1)).to_csv(csv, index=False)       # what is measured is not lost
@@ -74,7 +74,7 @@ def table(sizes, rounds, limit, csv):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--sizes', type=int, nargs='+', default=[2**k for k in range(7, 16)]); p.add_argument('--rounds', type=int, default=3)
-    p.add_argument('--limit', type=float, default=16., help='GB that a way may need'); p.add_argument('--csv', type=Path); p.add_argument('--one', help=argparse.SUPPRESS)
+    p.add_argument('--limit', type=float, default=12., help='GB that a way may need'); p.add_argument('--csv', type=Path); p.add_argument('--one', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one: print(json.dumps(run_one(*json.loads(a.one)))); sys.exit()
     t = table(a.sizes, a.rounds, a.limit, a.csv); first = t[t.way == 'twelve products'].set_index('B')
