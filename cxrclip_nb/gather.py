@@ -30,7 +30,7 @@ def _filled(x, most):
     "`x` with zeros up to `most` studies."
     return torch.cat([x, x.new_zeros(len(x), most - x.shape[1], *x.shape[2:])], 1).contiguous()
 
-_reduce_scatter = getattr(dist, 'reduce_scatter_single', None) or dist.reduce_scatter_tensor  # its newer and its older name
+_SCATTER = 'reduce_scatter_single' if hasattr(dist, 'reduce_scatter_single') else 'reduce_scatter_tensor'  # newer, older
 
 class _Gather(torch.autograd.Function):
     "Forward: everyone gets everyone's studies. Backward: everyone's gradients on a rank's studies are summed and go to that rank."
@@ -44,9 +44,10 @@ class _Gather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g):                                                                 # [V, N, ...]
         whole = torch.cat([_filled(p, max(ctx.sizes)) for p in g.split(ctx.sizes, 1)])    # [W*V, max, ...]
-        mine = torch.empty_like(whole[:len(g)]); _reduce_scatter(mine, whole)             # [V, max, ...]
+        mine = torch.empty_like(whole[:len(g)]); getattr(dist, _SCATTER)(mine, whole)         # [V, max, ...]
         return mine[:, :ctx.sizes[dist.get_rank()]], None
 
+# %% ../nbs/50_gather.ipynb #6bb3ed61
 def gather(
     x:Tensor,                   # [V, B, ...] of this rank: embeddings [2, B, D], or numbers such as text_ids [2, B]
     sizes:list[int]|None=None,  # B of each rank, if known from `rank_sizes`; none: asked here
