@@ -6,14 +6,14 @@
 __all__ = ['LINKS', 'resnet50_flops', 'bert_flops', 'study_flops', 'count_flops', 'batch_bytes', 'loader_need', 'loss_flops',
            'Link', 'allgather_seconds', 'allreduce_seconds', 'step_seconds', 'best_seconds', 'matmul_rate']
 
-# %% ../nbs/82_scale.ipynb #182e28f8
+# %% ../nbs/82_scale.ipynb #92e01127
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/82_scale.ipynb #93a69f9e
+# %% ../nbs/82_scale.ipynb #1f48dcf4
 def resnet50_flops(
     size:int=224, # side of the film, in pixels
 )->int:           # operations of one film, forward, convolutions only
@@ -29,7 +29,7 @@ def resnet50_flops(
             n, c = out, 4*w
     return total
 
-# %% ../nbs/82_scale.ipynb #2a30c144
+# %% ../nbs/82_scale.ipynb #61eb94cf
 def bert_flops(
     length:int,      # L, tokens
     width:int=768,   # d
@@ -54,7 +54,7 @@ def count_flops(
     with FlopCounterMode(display=False) as counter: run()
     return counter.get_total_flops()
 
-# %% ../nbs/82_scale.ipynb #820a7406
+# %% ../nbs/82_scale.ipynb #d06eef69
 def batch_bytes(
     batch_size:int,  # studies
     size:int=224,    # side of the film, in pixels
@@ -73,7 +73,7 @@ def loader_need(
     if not (studies_per_s > 0 and ms_a_study > 0): raise ValueError(f'studies_per_s and ms_a_study must be above 0, got {studies_per_s} and {ms_a_study}')
     return dict(MB_per_s=studies_per_s*batch_bytes(1, size, length)/1e6, workers=studies_per_s*ms_a_study/1e3)
 
-# %% ../nbs/82_scale.ipynb #34e588ca
+# %% ../nbs/82_scale.ipynb #9b9969c4
 def loss_flops(
     n:int,          # studies of all ranks
     dim:int=512,    # width of the embeddings
@@ -82,7 +82,7 @@ def loss_flops(
     "Operations of the objective's matrix products on a global batch."
     return 3*blocks*2*n*n*dim
 
-# %% ../nbs/82_scale.ipynb #6257a3c5
+# %% ../nbs/82_scale.ipynb #a63f662a
 @dataclass(frozen=True)
 class Link:
     "The slowest way between two neighbours of a ring."
@@ -108,7 +108,7 @@ def allreduce_seconds(
     "Seconds until every rank holds the sum of all, in a ring."
     return 2*(ranks - 1)*(link.latency + n_bytes/ranks/(1e9*link.gb_per_s))
 
-# %% ../nbs/82_scale.ipynb #d34e2b26
+# %% ../nbs/82_scale.ipynb #e672ec05
 def step_seconds(
     ranks:int,               # W
     link:Link,               # the slowest one
@@ -124,7 +124,7 @@ def step_seconds(
     return dict(towers=batch*study_flops(size, length)/flops_per_s, loss=loss_flops(ranks*batch, dim)/flops_per_s,
                 embeddings=2*allgather_seconds(batch*4*dim*4, ranks, link), gradients=allreduce_seconds(4*params, ranks, link))
 
-# %% ../nbs/82_scale.ipynb #758f085b
+# %% ../nbs/82_scale.ipynb #c6289782
 def best_seconds(
     run:Callable,           # the work
     device:str='cpu',       # 'cuda' waits for the device before it reads the clock
