@@ -9,6 +9,7 @@ __all__ = ['rank_sizes', 'gather']
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # %% ../nbs/50_gather.ipynb #50-gather-007
 def _world()->int: return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -29,6 +30,24 @@ def _filled(x, most):
     "`x` with zeros up to `most` studies."
     return torch.cat([x, x.new_zeros(len(x), most - x.shape[1], *x.shape[2:])], 1).contiguous()
 
+_SCATTER = 'reduce_scatter_single' if hasattr(dist, 'reduce_scatter_single') else 'reduce_scatter_tensor'  # newer, older
+
+class _Gather(torch.autograd.Function):
+    "Forward: everyone gets everyone's studies. Backward: everyone's gradients on a rank's studies are summed and go to that rank."
+    @staticmethod
+    def forward(ctx, x, sizes):
+        ctx.sizes, mine = sizes, _filled(x, max(sizes)); parts = [torch.empty_like(mine) for _ in sizes]
+        dist.all_gather(parts, mine)
+        return torch.cat([p[:, :n] for p, n in zip(parts, sizes)], 1)                     # W x [V, max, ...] -> [V, N, ...]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):                                                                 # [V, N, ...]
+        whole = torch.cat([_filled(p, max(ctx.sizes)) for p in g.split(ctx.sizes, 1)])    # [W*V, max, ...]
+        mine = torch.empty_like(whole[:len(g)]); getattr(dist, _SCATTER)(mine, whole)         # [V, max, ...]
+        return mine[:, :ctx.sizes[dist.get_rank()]], None
+
+# %% ../nbs/50_gather.ipynb #6bb3ed61
 def gather(
     x:Tensor,                   # [V, B, ...] of this rank: embeddings [2, B, D], or numbers such as text_ids [2, B]
     sizes:list[int]|None=None,  # B of each rank, if known from `rank_sizes`; none: asked here
@@ -37,9 +56,4 @@ def gather(
     if _world() == 1: return x
     sizes = rank_sizes(x) if sizes is None else sizes; mine = x.shape[1]
     if sizes[dist.get_rank()] != mine: raise ValueError(f'rank {dist.get_rank()} holds {mine} studies, sizes say {sizes}')
-    x = _filled(x, max(sizes))
-    if x.requires_grad and torch.is_grad_enabled():
-        from torch.distributed.nn.functional import all_gather
-        parts = all_gather(x)
-    else: dist.all_gather(parts := [torch.empty_like(x) for _ in sizes], x)
-    return torch.cat([p[:, :n] for p, n in zip(parts, sizes)], 1)                         # W x [V, max, ...] -> [V, N, ...]
+    return _Gather.apply(x, tuple(sizes))
