@@ -7,7 +7,7 @@ __all__ = ['ARMS', 'FIXED', 'STEPS', 'N_BOOT', 'SMALL', 'PENALTIES', 'METRICS', 
            'probe_scores', 'judge', 'measures', 'summary', 'run_arm', 'read_runs', 'ablate']
 
 # %% ../nbs/80_arms.ipynb #6c80bf8e
-import json, time
+import json, shutil, time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,7 +146,7 @@ def run_arm(
     run = start_run(arm_config(ARMS[name], seed, data, run_dir, steps, **changes)); fit(run)
     model, begun = run.bare.eval(), time.perf_counter(); judged = judge(model, data)
     with atomic_path(run_dir/'scores.npz') as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **judged)
-    (run_dir/'last.pt').unlink()                                               # a run that was cut off starts anew
+    (run_dir/'last.pt').unlink(); shutil.rmtree(run_dir/'best', ignore_errors=True)
     history = pd.DataFrame(run.history)
     return dict(arm=name, seed=seed, steps=steps, films=ARMS[name].films, seconds=round(float(history.seconds.sum()), 1), judged_s=round(time.perf_counter() - begun, 1),
                 loss=round(float(history.total.tail(50).mean()), 4), valid=round(validate(model, run.valid, run.config, run.accelerator), 4)) | summary(judged)
