@@ -62,21 +62,25 @@ def load_state(
     if state['data'] != data: raise ValueError(f'{path} comes from other data: the study table or the tokeniser has changed since; start a new run without resume')
     return state
 
-# %% ../nbs/52_states.ipynb #a7a89dc9
+# %% ../nbs/52_states.ipynb #d5cededa
 class StopSignals:
     "While it is open, SIGTERM and SIGINT are noted in `.caught` (their number) in place of ending the process; a second one after `grace` seconds ends it."
     def __init__(self,
         grace:float=2., # seconds in which signals count as one
-    ): self.caught, self.grace, self.at, self.before = 0, grace, 0., {}
+    ): self.caught, self.grace, self.at, self.before, self.depth = 0, grace, 0., {}, 0
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():             # others may not set handlers
+        self.depth += 1                                                       # it may be opened inside itself
+        if self.depth == 1 and threading.current_thread() is threading.main_thread():             # others may not set handlers
             self.before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
     def __exit__(self, *_):
+        self.depth -= 1
+        if self.depth == 0: self._restore()
+    def _restore(self):
         while self.before: signal.signal(*self.before.popitem())
     def _note(self, number, frame):
         if self.caught and time.monotonic() - self.at > self.grace:
-            self.__exit__(); signal.raise_signal(number)
+            self._restore(); signal.raise_signal(number)
         elif not self.caught: self.caught, self.at = int(number), time.monotonic()
 
 # %% ../nbs/52_states.ipynb #181f2c2a

@@ -54,6 +54,7 @@ class Run:
     history: list = field(default_factory=list)   # a dict a step
     untrained: dict = field(default_factory=dict) # metrics before the first step
     skipped: dict = field(default_factory=dict)   # film that could not be read -> its study
+    stop: StopSignals = field(default_factory=StopSignals) # the signal that it was sent
 
     @property
     def bare(self)->CXRCLIP: return self.accelerator.unwrap_model(self.model)
@@ -197,16 +198,17 @@ def _end_epoch(run):
     if not value < best or not run.accelerator.is_main_process: return
     save_checkpoint(run.dir/'best', run.bare, about_run(run.config, run.studies, run.step, {}))
 
-# %% ../nbs/52_train.ipynb #e4163a56
-def _stop_if_told(run, caught):
+# %% ../nbs/52_train.ipynb #d3f82e3c
+def _stop_if_told(run):
     "If any process has caught a signal: all save and stop."
-    a = run.accelerator
+    a, caught = run.accelerator, run.stop.caught
     if a.num_processes > 1: caught = int(a.gather(torch.tensor([caught], device=a.device)).max())
     if not caught: return
     if run.saved < run.step: save(run)
     track(a, {}, run.step, flush=True)
     a.print(f'stopped by signal {caught} after step {run.step} of {run.total}; its state is saved, go on with resume', flush=True)
     a.wait_for_everyone()                                                        # until the main process has written
+    run.stop.caught = 0
     raise Stopped(caught, run.step)
 
 def _epoch(run):
@@ -215,13 +217,14 @@ def _epoch(run):
     run.loader.dataset.set_epoch(epoch); run.loader.set_epoch(epoch); run.model.train()
     return _noted(run, skip_first_batches(run.loader, seen) if seen else run.loader)
 
-# %% ../nbs/52_train.ipynb #49eda3c2
+# %% ../nbs/52_train.ipynb #89a81b2b
 def fit(
     run:Run,
 )->None:
     "All steps that are left; a state every `save_every` steps, validation at the end of each epoch. `Stopped` on SIGTERM and SIGINT, with the state saved."
     c, done = run.config, lambda: run.step >= run.total or out_of_patience(run.history, c.patience)
-    with StopSignals() as stop, progress(total=run.total, initial=run.step, desc='train', unit='step', off=not run.accelerator.is_main_process) as bar:
+    with run.stop, progress(total=run.total, initial=run.step, desc='train', unit='step', off=not run.accelerator.is_main_process) as bar:
+        _stop_if_told(run)
         while not done():
             tick = time.perf_counter()
             for batch in _epoch(run):
@@ -230,7 +233,7 @@ def fit(
                 if run.step % c.save_every == 0 or done(): save(run)
                 track(run.accelerator, run.history[-1], run.step, flush=run.saved == run.step)
                 bar.update(); bar.set_postfix(loss=f"{run.history[-1]['total']:.3f}", refresh=False)
-                _stop_if_told(run, stop.caught)
+                _stop_if_told(run)
                 if done(): break
                 tick = time.perf_counter()
 
@@ -265,8 +268,8 @@ def train(
     config:TrainConfig,
 )->TrainResult:
     "A whole run: open the data, train or resume, evaluate, write the results to `config.output_dir`."
-    run = start_run(config); begin(run); fit(run)
-    return finish(run)
+    run = start_run(config)
+    with run.stop: begin(run); fit(run); return finish(run)
 
 # %% ../nbs/52_train.ipynb #8c0bffd2
 def main(
