@@ -25,10 +25,11 @@ from .batches import EpochSampler, study_images
 from .clip import CXRCLIP, evaluating, prepare_films
 from .core import atomic_path, rng_for, seed_everything
 from .films import open_films
+from .metrics import auroc, interval, patient_weights
 from .plots import PALETTE
 from .prompts import LABELS
 from .train import lr_factor, param_groups
-from .zeroshot import auroc, interval, patient_weights, truth_table
+from .zeroshot import truth_table
 
 # %% ../nbs/62_probe.ipynb #cd5f5938
 FEATURES = ('encoder', 'joint')

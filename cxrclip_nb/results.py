@@ -19,7 +19,7 @@ from .core import atomic_path
 from .plots import show_curves
 from .prompts import LABELS, class_prompts
 from .retrieval import retrieval_table
-from .zeroshot import embed_studies, truth_table, zero_shot
+from .zeroshot import embed_studies, judged, zero_shot
 
 # %% ../nbs/52_results.ipynb #52-train-044
 def evaluate(
@@ -32,7 +32,7 @@ def evaluate(
     "Zero-shot AUROC and retrieval both ways, with intervals; what the studies cannot answer is left out."
     studies = studies.reset_index(drop=True)
     image = embed_studies(model, studies, root); result = dict(n_studies=len(studies))
-    known = [l for l, t in zip(LABELS, truth_table(studies, LABELS).T) if l != 'No Finding' and (t == 1).any() and (t == 0).any()]
+    known = judged(studies)
     if known:
         table = zero_shot(model, studies, root, class_prompts(task, known), image=image, seed=seed)
         result |= _flat('zeroshot_auroc', table.attrs['mean'], .5) | dict(findings=table.to_dict('index'))

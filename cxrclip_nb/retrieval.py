@@ -21,7 +21,7 @@ from scipy.stats import hypergeom
 from torch import Tensor
 from .core import rng_for
 from .plots import PALETTE, show_films
-from .zeroshot import interval, patient_weights
+from .metrics import interval, patient_weights
 
 # %% ../nbs/61_retrieval.ipynb #7ac03329
 TIE = 1e-12 # cosines in double precision that differ by less are equal

@@ -84,7 +84,7 @@ def _inputs(batch, config, step, rank):
 def _must_be_finite(what, value, step, batch):
     "`FloatingPointError` with the studies of all processes; the loss is that of the whole batch, so all processes meet here or none."
     if math.isfinite(value): return
-    raise FloatingPointError(f"the {what} is {value} at step {step}; studies of the batch: {', '.join(gather_object(list(batch['study_ids'])))}")
+    raise FloatingPointError(f"the {what} is {value} at step {step + 1}; studies of the batch: {', '.join(gather_object(list(batch['study_ids'])))}")
 
 # %% ../nbs/52_step.ipynb #3c74d0b9
 def train_step(

@@ -21,7 +21,7 @@ from .corpora import NIH_LABELS
 from .leakage import ORIGINS
 from .prompts import FIVE, LABELS, class_prompts
 from .studies import load_studies
-from .zeroshot import embed_studies, show_findings, truth_table, zero_shot, zero_shot_choice
+from .zeroshot import embed_studies, judged, show_findings, truth_table, zero_shot, zero_shot_choice
 
 # %% ../nbs/63_tasks.ipynb #9e6d785a
 @dataclass(frozen=True)
@@ -123,8 +123,7 @@ def own_task(
     split:str='test',
 )->Task:
     "The task of a table without a benchmark: what its split can answer; `ValueError` if that is nothing."
-    part = studies[(studies.source == source) & (studies.split == split)]; t = truth_table(part, list(LABELS))
-    labels = tuple(l for l, c in zip(LABELS, t.T) if l != 'No Finding' and (c == 1).any() and (c == 0).any())
+    part = studies[(studies.source == source) & (studies.split == split)]; labels = tuple(judged(part))
     if not labels: raise ValueError(f'{source}: no finding has positive and negative studies in the {split} split ({len(part)} studies)')
     return Task(source, source, split, labels, 'ensemble', 'all findings of the table, all sentences of the prompt bank')
 
@@ -159,8 +158,11 @@ def save_result(
     with atomic_path(out/f'{name}.json') as tmp: tmp.write_text(json.dumps(_plain(said), indent=1))
     with atomic_path(out/f'{name}.csv') as tmp: table.to_csv(tmp)
     with atomic_path(out/f'{name}.png') as tmp:
-        choice = a['task'].protocol == 'choice'; shown = table.rename(columns=dict(recall='auroc', n='n_pos')) if choice else table
-        ax = show_findings({name: shown.dropna(subset=['auroc'])}); ax.set(xlabel='share recognised' if choice else 'AUROC', title='\n'.join(result_line(table).split('\n')[:2])[:150]); ax.title.set_fontsize(6)
+        choice = a['task'].protocol == 'choice'; metric = 'recall' if choice else 'auroc'
+        shown = table.rename(columns=dict(n='n_pos', low='recall_low', high='recall_high')) if choice else table
+        ax = show_findings({name: shown.dropna(subset=[metric])}, metric)
+        if choice: ax.axvline(1/len(table), ls=':', color='k', lw=.8)
+        ax.set(xlabel='share recognised' if choice else 'AUROC', title='\n'.join(result_line(table).split('\n')[:2])[:150]); ax.title.set_fontsize(6)
         ax.figure.savefig(tmp, format='png', dpi=100); plt.close(ax.figure)
 
 # %% ../nbs/63_tasks.ipynb #1e83df20

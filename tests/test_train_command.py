@@ -2,6 +2,7 @@
 import json, os, random, re, signal, subprocess, sys
 from pathlib import Path
 import cv2, numpy as np, pandas as pd, pytest, torch
+from unittest.mock import patch
 
 ENV = dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='', TQDM_DISABLE='1')
 SMALL = ['--image_encoder', 'test_resnet', '--image_size', '64', '--embed_dim', '64', '--vocab_size', '600', '--batch_size', '16']
@@ -58,7 +59,7 @@ def test_two_processes_train_and_validate_as_one(phantoms, tmp_path):
     one, two = (pd.read_csv(f/'history.csv') for f in out.values())
     for c in ('total', 'mvs', 'icl', 'tcl', 'scale', 'grad_norm'): np.testing.assert_allclose(one[c], two[c], rtol=2e-3, err_msg=c)
     np.testing.assert_allclose(one.total[0], two.total[0], rtol=1e-5)
-    assert one.total.diff().abs().min() > .01, 'the weights have moved'
+    assert one.scale.nunique() == len(one) == 3, 'the weights have moved'
     assert same_validation(out['two'], phantoms) == two.valid.iloc[-1]
 
 def same_validation(folder, phantoms):
@@ -125,5 +126,5 @@ def test_faulty_table_ends_in_one_sentence(phantoms, tmp_path, column, value, wo
 
 def test_unwritable_folder_is_found_before_the_first_step(phantoms, tmp_path):
     (tmp_path/'file').write_text('in the way')
-    r = run(*phantoms, '--max_steps', 2, '--output_dir', tmp_path/'file'/'out')
-    assert r.returncode != 0 and 'Traceback' not in r.stderr
+    with patch('cxrclip_nb.train.train_step', side_effect=AssertionError('a step was taken')):
+        assert 'Not a directory' in refused(*phantoms, '--max_steps', 2, '--output_dir', tmp_path/'file'/'out')
