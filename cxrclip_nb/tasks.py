@@ -146,6 +146,7 @@ def _plain(x):
     if isinstance(x, (float, np.floating)): return float(x) if np.isfinite(x) else None
     return int(x) if isinstance(x, np.integer) else x
 
+# %% ../nbs/63_tasks.ipynb #87702b1f
 def save_result(
     table:pd.DataFrame, # of `run_task`
     out:str|Path,       # folder
