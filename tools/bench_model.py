@@ -4,10 +4,11 @@
 ResNet-50 at 224 pixels and a BERT of base size, random weights, report-like texts (about 70 tokens on average, up to 200), one thread, in seconds of processor time. A step is a training
 step as a user has it: dropout .1, forward, backward, clipped gradients, fused AdamW; a step before it warms up and is not counted.
 Each way runs in a process of its own, so that its peak memory is its own; ways take turns, the fastest round counts."""
-import argparse, ctypes, gc, json, re, subprocess, sys, time
+import argparse, json, subprocess, sys, time
 from pathlib import Path
 import numpy as np, torch
 from torch import nn
+from cxrclip_nb.costs import timed
 
 BERT = dict(model_type='bert', vocab_size=28996, hidden_dropout_prob=.1, attention_probs_dropout_prob=.1)
 
@@ -56,16 +57,6 @@ def step(m, way, batch, optimizer):
     loss = cxrclip_loss(views(m, films), text, m.scale)['total']; loss.backward()
     nn.utils.clip_grad_norm_(m.parameters(), 1.); optimizer.step(); optimizer.zero_grad()
     return loss
-
-def memory(field):
-    "A line of Linux's account of this process, in MB."
-    return int(re.search(rf'{field}:\s+(\d+) kB', Path('/proc/self/status').read_text())[1])/1024
-
-def timed(run):
-    "Seconds, and the peak of memory above what was held before."
-    gc.collect(); ctypes.CDLL(None).malloc_trim(0); Path('/proc/self/clear_refs').write_text('5')     # forget earlier peaks
-    before, start = memory('VmRSS'), time.process_time(); run()          # of one thread: waiting does not count
-    return dict(seconds=time.process_time() - start, mb=memory('VmHWM') - before)
 
 def run_one(what, way, B, options):
     "`timed` of one way, after a warm-up: a whole step, or a pass at batch 1."
