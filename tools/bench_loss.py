@@ -10,6 +10,7 @@ import argparse, ctypes, gc, json, os, re, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, torch
 import torch.nn.functional as F
+from cxrclip_nb.costs import memory
 
 WIDTH = 512
 
@@ -31,10 +32,6 @@ WAYS = {'twelve products': twelve, 'six blocks': six, 'gradient on the way': our
 def embeddings(B):
     g = torch.Generator().manual_seed(0); unit = lambda: F.normalize(torch.randn(2, B, WIDTH, generator=g), dim=-1).requires_grad_()
     return unit(), unit(), torch.tensor(14.3, requires_grad=True)
-
-def memory(field):
-    "A line of Linux's account of this process, in MB."
-    return int(re.search(rf'{field}:\s+(\d+) kB', Path('/proc/self/status').read_text())[1])/1024
 
 def run_one(way, B, repeat):
     "The fastest of `repeat` steps in seconds, the peak of memory above what was held before, and the loss."
