@@ -19,7 +19,7 @@ from .hardset import HARD, make_hard, report_prompts
 from .phantoms import FINDINGS
 from .prompts import LABELS, class_prompts
 from .retrieval import KS, image_ranks, text_ranks
-from .studies import load_studies, save_studies
+from .studies import load_studies, report_of, save_studies
 from .train import TrainConfig, fit, start_run, validate
 from .zeroshot import auroc, class_embeddings, embed_studies, pair_probability, patient_weights, truth_table
 
@@ -106,7 +106,7 @@ def judge(
     names = [l for l in LABELS if l in FINDINGS]
     e, truth = ({k: f(p) for k, p in parts.items()} for f in (lambda p: embed_studies(model, p, data), lambda p: truth_table(p, names)))
     by = lambda prompts: pair_probability(e['test'], class_embeddings(model, prompts)).numpy()
-    texts = [max(t, key=len) for t in parts['test'].texts]; told = model.embed_texts(texts); x = {k: v.double().numpy() for k, v in e.items()}
+    texts = [report_of(t) for t in parts['test'].texts]; told = model.embed_texts(texts); x = {k: v.double().numpy() for k, v in e.items()}
     return dict(truth=truth['test'], zeroshot=by(class_prompts('ensemble', names)), words=by(report_prompts(names)),
                 probe=probe_scores((x['probe'], truth['probe']), (x['valid'], truth['valid']), x['test']), i2t=image_ranks(e['test'], told, texts), t2i=text_ranks(e['test'], told, texts))
 

@@ -52,6 +52,7 @@ class OptimOptions:
     max_steps: int = _opt(0, 'steps in all; 0: as many as the epochs make')
     batch_size: int = _opt(32, 'studies a step, over all processes')
     micro_batch: int|None = _opt(None, 'studies encoded at once on a device; none: all (see bigbatch)')
+    shard: bool = _opt(False, 'cut weights, gradients and moments among the processes (see shards): less memory on each, the same training')
     lr: float = _opt(2e-3, 'highest learning rate')
     weight_decay: float = _opt(1e-2, 'of weight matrices; biases, norms and the temperature have none')
     warmup: float = _opt(0.1, 'share of the steps over which the learning rate rises')

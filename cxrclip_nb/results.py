@@ -19,6 +19,7 @@ from .core import atomic_path
 from .plots import show_curves
 from .prompts import LABELS, class_prompts
 from .retrieval import retrieval_table
+from .studies import report_of
 from .zeroshot import embed_studies, judged, zero_shot
 
 # %% ../nbs/52_results.ipynb #52-train-044
@@ -38,7 +39,7 @@ def evaluate(
         result |= _flat('zeroshot_auroc', table.attrs['mean'], .5) | dict(findings=table.to_dict('index'))
     told = studies.texts.map(len) > 0
     if told.sum() > 1:
-        texts = [max(t, key=len) for t in studies.texts[told]]
+        texts = [report_of(t) for t in studies.texts[told]]
         table = retrieval_table(image[torch.tensor(told.tolist())], model.embed_texts(texts), texts, list(studies.patient_id[told]), seed=seed)
         for name, r in table.iterrows(): result |= _flat(name, r, r.chance)
     return result

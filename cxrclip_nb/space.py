@@ -24,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from .clip import unit
 from .plots import PALETTE
+from .studies import report_of
 from .zeroshot import embed_studies, interval, patient_weights
 
 # %% ../nbs/63_space.ipynb #89835d00
@@ -196,7 +197,7 @@ def embed_pairs(
     "Embeddings of the studies with a report: mean of the films, longest section; `ValueError` if no study has one."
     told = studies[studies.texts.map(len) > 0].reset_index(drop=True)
     if not len(told): raise ValueError(f'none of the {len(studies)} studies has a text: there are no pairs to look at')
-    return told, embed_studies(model, told, root), model.embed_texts([max(t, key=len) for t in told.texts])
+    return told, embed_studies(model, told, root), model.embed_texts([report_of(t) for t in told.texts])
 
 # %% ../nbs/63_space.ipynb #f7a5f54c
 def _mismatched(image, text):

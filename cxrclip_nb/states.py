@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from .clip import CXRCLIP
 from .config import TrainConfig
 from .core import atomic_path
+from .shards import whole
 
 # %% ../nbs/52_states.ipynb #8fc0296e
 @contextmanager
@@ -24,17 +25,19 @@ def _told(path):
         if 'CUDA' in str(e): raise
         raise OSError(f'{path} could not be written ({str(e)[:100]}); is the disk full? What was there before is whole: make room, then go on with resume') from e
 
-FREE = ('studies', 'root', 'output_dir', 'num_workers', 'on_bad_film', 'save_memory', 'save_every', 'keep', 'tracker', 'resume') # options that may change on resume
+FREE = ('studies', 'root', 'output_dir', 'num_workers', 'on_bad_film', 'save_memory', 'shard', 'save_every', 'keep', 'tracker', 'resume') # options that may change on resume
 
 # %% ../nbs/52_states.ipynb #e45a36d4
 def save_state(
     path:Path,    # e.g. output_dir/'last.pt'
     model:CXRCLIP,
     optimizer,    # its state is kept too
+    write:bool=True, # all processes call this if the weights are cut among them (see `shards`); one writes
     **rest,       # numbers, strings, lists and dicts of them
 )->None:
     "Write all that a resume needs, atomically; `OSError` if it cannot be written, the state before is then still there."
-    state = dict(model=model.state_dict(), optimizer=optimizer.state_dict(), **rest)
+    state = dict(model=whole(model.state_dict()), optimizer=whole(optimizer.state_dict()), **rest)
+    if not write: return
     with _told(path), atomic_path(path) as tmp: torch.save(state, tmp)
 
 def save_checkpoint(

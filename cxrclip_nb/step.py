@@ -18,6 +18,7 @@ from .bigbatch import contrastive_backward
 from .config import TrainConfig, lr_factor
 from .core import rng_for
 from .objective import cxrclip_loss
+from .shards import whole
 from .studies import LABEL_COLUMNS
 
 # %% ../nbs/52_step.ipynb #52-train-018
@@ -103,7 +104,7 @@ def train_step(
     losses = contrastive_backward(model, _inputs(batch, config, step, rank), _objective(config, _everyones(batch.get('text_ids'), accelerator)), config.micro_batch,
                                   lambda i: torch.manual_seed(_seed_of(config.seed, 'dropout', step, rank, i)), accelerator.backward)
     _must_be_finite('loss', losses['total'].item(), step, batch)
-    norm = float(accelerator.clip_grad_norm_(model.parameters(), config.grad_clip))
+    norm = float(whole(accelerator.clip_grad_norm_(model.parameters(), config.grad_clip)))
     if accelerator.scaler is None: _must_be_finite('norm of the gradient', norm, step, batch)      # fp16 skips such a step by itself
     optimizer.step()
     bare = accelerator.unwrap_model(model); bare.clip_scale_()

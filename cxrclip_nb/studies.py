@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'LIST_COLUMNS', 'COLUMNS', 'VIEWS', 'SPLITS', 'map_view', 'StudyError', 'validate_studies',
-           'split_by_patient', 'save_studies', 'load_studies']
+           'report_of', 'split_by_patient', 'save_studies', 'load_studies']
 
 # %% ../nbs/10_studies.ipynb #10-studies-003
 import itertools, re
@@ -120,6 +120,13 @@ def validate_studies(
         faults += [(sound[-1].get('study_id', f'row {i}'), c, why) for c, why in found]
     if faults := faults + list(_table_faults(sound, root)): raise StudyError(faults)
     return studies.reset_index(drop=True).assign(**{c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS})
+
+# %% ../nbs/10_studies.ipynb #dd7f8a01
+def report_of(
+    texts, # sections of a study, at least one
+)->str:
+    "The longest section (the first of equal ones)."
+    return max(texts, key=len)
 
 # %% ../nbs/10_studies.ipynb #10-studies-027
 def _deal(patients, sizes, goal, most):

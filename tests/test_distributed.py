@@ -1,9 +1,9 @@
-"""What needs several processes: gather and bigbatch on three ranks against one, and a training started from a notebook on two."""
+"""What needs several processes: gather and bigbatch on three ranks against one; trainings on two, from a notebook, and with cut weights."""
 import gc, os, socket, subprocess, sys
-import pytest, torch, torch.distributed as dist, torch.multiprocessing as mp
+import numpy as np, pandas as pd, pytest, torch, torch.distributed as dist, torch.multiprocessing as mp
 from torch import nn
 from cxrclip_nb.bigbatch import contrastive_backward, pieces
-from cxrclip_nb.clip import Embeddings
+from cxrclip_nb.clip import CXRCLIP, Embeddings
 from cxrclip_nb.gather import gather, rank_sizes
 from cxrclip_nb.objective import cxrclip_loss
 
@@ -86,9 +86,41 @@ def cell(out): # what a notebook's cell would hand to the launcher
 
 if __name__ == '__main__': notebook_launcher(cell, (sys.argv[1],), num_processes=2, mixed_precision='no')
 ''')
-    env = dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='', TQDM_DISABLE='1', ACCELERATE_USE_CPU='true')
+    env = dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='', TQDM_DISABLE='1')
     r = subprocess.run([sys.executable, 'cells.py', str(tmp_path)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert r.returncode == 0, r.stderr[-3000:]
     assert {p.name for p in tmp_path.glob('rank*')} == {'rank0of2', 'rank1of2'}, r.stdout
     history = (tmp_path/'run'/'history.csv').read_text().splitlines()
     assert len(history) == 3 and (tmp_path/'run'/'metrics.json').exists()
+
+CUT = '''
+import os, sys, torch.distributed as dist
+import cxrclip_nb.train as t
+out = sys.argv[1]
+def config(name, **changes):
+    return t.TrainConfig(**(dict(n_phantoms=60, root=f'{out}/data', output_dir=f'{out}/{name}', image_encoder='test_resnet', embed_dim=32, vocab_size=400, batch_size=8,
+                                 micro_batch=2, max_steps=8) | changes))
+t.train(config('plain'))
+take = t._take
+def told(run, *args): take(run, *args); run.stop.caught = 15*(run.step == 5)             # a signal after the fifth step
+t._take = told
+try: t.train(config('cut', shard=True, save_memory=True)); raise AssertionError('not stopped')
+except t.Stopped as e: assert e.step == 5
+t._take = take
+os.environ['ACCELERATE_USE_FSDP'] = 'true'; run = t.start_run(config('cut', resume=True)); assert run.config.shard and run.spare is not None  # as `accelerate launch --use_fsdp` asks
+t.begin(run); t.fit(run); t.finish(run); del os.environ['ACCELERATE_USE_FSDP']
+t.train(config('cut', resume=True))                                                     # once more, whole: its state is read, nothing is left to do
+dist.destroy_process_group()
+'''
+
+def test_cut_weights_train_stop_and_go_on_as_whole_ones(tmp_path):
+    (tmp_path/'cut.py').write_text(CUT)
+    env = dict(os.environ, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='', TQDM_DISABLE='1')
+    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'cut.py', str(tmp_path)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
+    assert r.returncode == 0, r.stderr[-3000:]
+    assert 'stopped by signal 15 after step 5 of 8' in r.stdout and 'resumed at step 5 of 8' in r.stdout and 'resumed at step 8 of 8' in r.stdout
+    plain, cut = (pd.read_csv(tmp_path/name/'history.csv').set_index('step') for name in ('plain', 'cut'))
+    for column in ('total', 'grad_norm', 'scale', 'valid'): assert np.allclose(cut[column], plain[column], rtol=2e-3, equal_nan=True), column
+    assert plain.valid.notna().sum() >= 2 and (plain.total.diff()[1:] != 0).all()
+    a, b = (CXRCLIP.from_pretrained(tmp_path/name/'model').state_dict() for name in ('plain', 'cut'))
+    assert all(torch.allclose(a[k].float(), b[k].float(), atol=5e-3) for k in a if 'running' not in k)
