@@ -8,7 +8,6 @@ __all__ = ['HARD', 'hard_findings', 'hard_report', 'clean_labels', 'hard_labels'
 # %% ../nbs/12_hardset.ipynb #94fb1bf2
 import itertools, json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 import cv2
@@ -108,15 +107,13 @@ def _draw(plan, row, root, hard):
 def make_hard(
     root:str|Path,      # folder to write to: images/, studies.parquet, probe.parquet, hard.json
     hard:Mapping=HARD,  # settings
-    workers:int=1,      # threads
 )->tuple[pd.DataFrame, pd.DataFrame]: # the study table, and the studies of the probe, which nothing else is trained on
     "Draw (or find) the hard set."
     root = Path(root); card = root/'hard.json'; paths = [root/'studies.parquet', root/'probe.parquet']
     if card.exists() and json.loads(card.read_text()) == hard: return tuple(map(load_studies, paths))
     card.unlink(missing_ok=True); (root/'images').mkdir(parents=True, exist_ok=True)
     plans = [hard_plan(part, k, hard) for part, n in hard['studies'].items() for k in range(n)]
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in progress(pool.map(lambda p: _draw(*p, root, hard), plans), total=len(plans), desc='hard phantoms', unit='study'): pass
+    for plan in progress(plans, desc='hard phantoms', unit='study'): _draw(*plan, root, hard)
     table = pd.DataFrame([row for _, row in plans]); probe = table.source == 'probe'
     for path, part in zip(paths, (table[~probe], table[probe])): save_studies(part, path)
     with atomic_path(card) as tmp: tmp.write_text(json.dumps(hard))

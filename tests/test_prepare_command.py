@@ -63,11 +63,15 @@ def test_killed_run_goes_on(corpus, prepared):
     before = {p: p.stat().st_mtime_ns for p in out.rglob('*') if p.is_file() and p.name != 'prepare.json'}
     assert 'complete already' in run(*words).stdout and all(p.stat().st_mtime_ns == when for p, when in before.items())
 
-def test_what_it_leaves_trains(prepared, tmp_path):
+def test_what_it_leaves_trains_and_is_evaluated(prepared, tmp_path):
     small = ['--image_encoder', 'test_resnet', '--image_size', 64, '--embed_dim', 64, '--vocab_size', 600, '--batch_size', 16, '--max_steps', 2]
     r = run('--studies', prepared[0]/'studies.parquet', '--root', prepared[0]/'films', *small, '--output_dir', tmp_path/'run', module='train')
     assert r.returncode == 0, r.stderr
     assert json.loads((tmp_path/'run'/'metrics.json').read_text())['steps'] == 2
+    r = run(tmp_path/'run'/'model', prepared[0]/'studies.parquet', '--out', tmp_path/'evaluation', '--n_boot', 20, module='tasks')
+    assert r.returncode == 0, r.stderr
+    left = {p.suffix for p in (tmp_path/'evaluation').iterdir()}
+    assert {'.json', '.csv', '.png'} <= left and 'trained on' in r.stdout, r.stdout
 
 def test_several_workers_read_dicom(tmp_path):
     pytest.importorskip('pydicom')
