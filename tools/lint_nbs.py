@@ -10,7 +10,7 @@ from pathlib import Path
 TOURS = ('index', '64_trust', '80_tour')         # export nothing
 LOOKS_AHEAD = {'results': {'zeroshot', 'retrieval'}}  # a run ends with its evaluation
 LINES, OUTPUT_KB, PROSE, TESTED, PICTURES = 25, 200, .6, .5, 3
-LARGE = {'11_phantoms': 400, '61_retrieval': 300, '63_space': 300, '80_tour': 400, '21_augment': 300, '12_films': 300}   # films are the point of these
+LARGE = {'11_phantoms': 420, '22_batches': 240, '61_retrieval': 300, '63_space': 300, '80_tour': 400, '21_augment': 300, '12_films': 300}   # films are the point of these
 TEST = re.compile(r'\b(assert|test_\w+|expect_fail|raises)\b')
 PATH = re.compile(r"""(?:^|[\s"'(=:])/(?:home|work|tmp|root|Users|var|opt)/""")
 FLAGS = set()
