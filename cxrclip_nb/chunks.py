@@ -6,7 +6,7 @@
 __all__ = ['Term', 'nce_terms', 'paired_nce']
 
 # %% ../nbs/44_chunks.ipynb #bdced441
-import functools, math
+import functools, itertools, math
 from collections.abc import Sequence
 from typing import NamedTuple
 import torch
@@ -23,7 +23,7 @@ def _sums(S, small):
     if not small: return S.logsumexp(2), S.logsumexp(0)
     S.exp_(); return S.sum(2).log_(), S.sum(0).log_()
 
-def _softmaxes(S, rows, cols, small, at_once=256):
+def _softmaxes(S, rows, cols, small, at_once=64):
     "Softmax of the rows plus softmax of the columns [c, W, B], in place of S: `at_once` rows, so that what `exp` needs on the side stays small."
     c = (-cols).exp() if small else cols
     for s, r in zip(S.split(at_once), rows[..., None].split(at_once)):
@@ -53,19 +53,24 @@ class _Answers:
         else: G.sub_(self.shares(piece))
 
 # %% ../nbs/44_chunks.ipynb #43c28976
-def _walk(x, b, scale, pieces, answers, small, factor, ga, gb):
-    "2B times the loss of queries x [B, D] and keys b [W, B, D], summed over W; adds factor times its gradients to ga [B, D] and gb [W, B, D]."
-    keys, rows, cols, right = b.flatten(0, 1), [], b.new_full((), -torch.inf), 0.
-    logits = lambda p: (scale*x[p] @ keys.T).unflatten(1, b.shape[:2])        # [c, W, B]
+def _logits(x, b, scale): return (scale*x @ b.flatten(0, 1).T).unflatten(1, b.shape[:2])        # [c, W, B]
+
+def _first(x, b, scale, pieces, answers, small):
+    "2B times the loss of queries x [B, D] and keys b [W, B, D], summed over W; the logs of the sums; the piece as `_sums` left it, if there is only one."
+    rows, cols, right = [], b.new_full((), -torch.inf), 0.
     for p in pieces:
-        S = logits(p); right = right + answers.total(S, p); r, c = _sums(S, small)
+        S = _logits(x[p], b, scale); right = right + answers.total(S, p); r, c = _sums(S, small)
         rows.append(r); cols = torch.logaddexp(cols, c)
-    for p, r in zip(pieces[::-1], rows[::-1]) if ga is not None or gb is not None else ():
-        if S is None: S = logits(p); S = S.exp_() if small else S
-        G = _softmaxes(S, r, cols, small); answers.take(G, p); G = G.flatten(1); S = None
-        if ga is not None: ga[p].addmm_(G, keys, alpha=factor)
-        if gb is not None: gb.view_as(keys).addmm_(G.T, x[p], alpha=factor)
-    return sum(r.sum() for r in rows) + cols.sum() - right
+    rows = torch.cat(rows); return rows.sum() + cols.sum() - right, rows, cols, S if len(pieces) == 1 else None
+
+def _second(x, b, scale, pieces, answers, small, rows, cols, S, factor, ga, gb):
+    "Adds factor times the gradients to ga [B, D] and gb [W, B, D]; S is what `_first` left, or `None`."
+    for p in pieces:
+        if S is None: S = _logits(x[p], b, scale); S = S.exp_() if small else S
+        G = _softmaxes(S, rows[p], cols, small); answers.take(G, p); G = G.flatten(1); S = None
+        if ga is not None: ga[p].addmm_(G, b.flatten(0, 1), alpha=factor)
+        if gb is not None: gb.view(-1, gb.shape[2]).addmm_(G.T, x[p], alpha=factor)
+        del G                                                                                     # before the next piece is made
 
 # %% ../nbs/44_chunks.ipynb #25baac8b
 class Term(NamedTuple):
@@ -75,36 +80,43 @@ class Term(NamedTuple):
     b:tuple[int, slice]    # likewise
     ids:Tensor|None=None   # int [W, R, B] for the W views of b: studies that share one of their R numbers share the target; None: each its own
 
-def _evaluate(sets, scale, terms, chunk, wanted):
-    "The loss of each term, and the gradients of their weighted sum by the sets (`None` where not wanted) and by the scale."
+def _evaluate(sets, scale, terms, chunk, wanted, sums=()):
+    "The loss of each term, the sums of each walk, and the gradients of the weighted total by the sets (`None` where not wanted) and by the scale; given `sums`, no first walk and no loss."
     B = sets[0].shape[1]; pieces = [slice(k, k + p.shape[0]) for k, p in zip(range(0, B, chunk or B), sets[0][0].split(chunk or B))]
-    small, s, parts = _small(sets, scale), scale.item(), []
+    small, s, parts, known, found = _small(sets, scale), scale.item(), [], iter(sums), []
     grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) if w or wanted[-1] else None for x, w in zip(sets, wanted)]
     for t in terms:
         (a, b), (ga, gb) = ([of[k] if of[k] is None else of[k][views] for k, views in (t.a, t.b)] for of in (sets, grads))
-        answers, n = _Answers(t.ids, pieces, a.dtype), 2*len(a)*len(b)*B
-        walks = [_walk(x, b, scale, pieces, answers, small, t.weight*s/n, None if ga is None else ga[v], gb) for v, x in enumerate(a)]
-        parts.append(sum(walks)/n)
-    return parts, [*grads, sum((g*x).sum() for g, x in zip(grads, sets)).view(scale.shape)/(2*scale) if wanted[-1] else None]
+        answers, n, total = _Answers(t.ids, pieces, a.dtype), 2*len(a)*len(b)*B, 0.
+        for v, x in enumerate(a):
+            walk = x, b, scale, pieces, answers, small
+            loss, rows, cols, S = (0., *next(known), None) if sums else _first(*walk)
+            if any(wanted): _second(*walk, rows, cols, S, t.weight*s/n, None if ga is None else ga[v], gb)
+            total = total + loss; found.append((rows, cols)); del S                       # before the next one is made
+        parts.append(total/n)
+    return parts, found, [*grads, sum((gv*xv).sum() for g, x in zip(grads, sets) for gv, xv in zip(g, x)).view(scale.shape)/(2*scale) if wanted[-1] else None]
 
 # %% ../nbs/44_chunks.ipynb #55811209
 class _Nce(torch.autograd.Function):
-    "(scale, terms, chunk, *sets) -> total and the terms; the gradient of the total is found on the way forward."
+    "(scale, terms, chunk, *sets) -> total and the terms; whole, the gradient of the total is found on the way forward."
     @staticmethod
     def forward(ctx, scale, terms, chunk, *sets):
         wanted = [*ctx.needs_input_grad[3:], ctx.needs_input_grad[0]]; ctx.set_materialize_grads(False)
-        parts, grads = _evaluate(sets, scale, terms, chunk, wanted)
-        ctx.save_for_backward(scale, *sets, *(g if w else None for g, w in zip(grads, wanted))); ctx.options = terms, chunk, wanted
+        whole = chunk is None or chunk >= sets[0].shape[1]; now = [w and whole for w in wanted]
+        parts, sums, grads = _evaluate(sets, scale, terms, chunk, now)
+        ctx.save_for_backward(scale, *sets, *itertools.chain(*sums), *(g if w else None for g, w in zip(grads, now))); ctx.options = terms, chunk, wanted, whole
         return sum(t.weight*p for t, p in zip(terms, parts)), *parts
 
     @staticmethod
     def backward(ctx, g, *by_term):
         if torch.is_grad_enabled(): raise RuntimeError('this loss has a first derivative only: no create_graph=True; use info_nce')
-        (scale, *rest), (terms, chunk, wanted) = ctx.saved_tensors, ctx.options; n = len(wanted) - 1
-        grads = [None if x is None or g is None else g*x for x in rest[n:]]
-        again = [t._replace(weight=h.item()) for t, h in zip(terms, by_term) if h is not None]
-        if again: grads = [x if y is None or not w else y if x is None else x + y for x, y, w in zip(grads, _evaluate(rest[:n], scale, again, chunk, wanted)[1], wanted)]
-        return grads[-1], None, None, *grads[:-1]
+        (scale, *rest), (terms, chunk, wanted, whole) = ctx.saved_tensors, ctx.options; n = len(wanted) - 1
+        sets, sums, grads = rest[:n], rest[n:-n - 1], [None if x is None or g is None else g*x for x in rest[-n - 1:]]
+        late = [float(h or 0) + (0. if whole or g is None else t.weight*g.item()) for t, h in zip(terms, by_term)]               # what is not yet in grads
+        if not whole or any(h is not None for h in by_term):
+            more = _evaluate(sets, scale, [t._replace(weight=w) for t, w in zip(terms, late)], chunk, wanted, list(zip(sums[::2], sums[1::2])))[2]
+            grads = [y if x is None else x + y for x, y in zip(grads, more)]
+        grads = [x if w else None for x, w in zip(grads, wanted)]; return grads[-1], None, None, *grads[:-1]
 
 # %% ../nbs/44_chunks.ipynb #c7ace02a
 def _check_sets(sets, scale, chunk):
