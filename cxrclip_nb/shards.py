@@ -14,36 +14,42 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 # %% ../nbs/51_shards.ipynb #12e27fb4
+def _layers(module):
+    "Members of the outermost stacks of layers."
+    for m in module.children(): yield from m.children() if isinstance(m, (nn.ModuleList, nn.Sequential)) else _layers(m)
+
 def _average(p): dist.all_reduce(p.grad); p.grad /= dist.get_world_size()
 
 def shard(
     model:nn.Module, # with image_encoder and text_encoder; on its device, with the same weights on all processes
-)->nn.Module:        # the same model, to be called as before
+)->nn.Module:        # the same model; all processes call its `forward`, equally often
     "Cut all weights among the processes, in place; an optimiser is made afterwards. `ValueError` without a process group, or with a torch that is too old."
     if 'ignored_params' not in inspect.signature(fully_shard).parameters: raise ValueError(f'to cut weights takes torch 2.7 or newer, here is {torch.__version__}')
     if not dist.is_initialized(): raise ValueError('no process group: weights are cut among the processes that torchrun or accelerate launch start')
-    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))             # who takes part
     model.to(memory_format=torch.contiguous_format); numbers = [p for p in model.parameters() if p.ndim == 0]
-    for unit in (model.image_encoder, model.text_encoder): fully_shard(unit, mesh=mesh)
-    fully_shard(model, mesh=mesh, ignored_params=set(numbers))                # what the towers left: the projections
+    towers = model.image_encoder, model.text_encoder
+    for unit in (*(m for t in towers for m in _layers(t) if any(True for _ in m.parameters())), *towers): fully_shard(unit, mesh=mesh)
+    fully_shard(model, mesh=mesh, ignored_params=set(numbers))
     for p in numbers: p.register_post_accumulate_grad_hook(_average)
     return model
 
 # %% ../nbs/51_shards.ipynb #5a6e1ba5
 def whole(
-    state, # a state dict, or any nest of dicts and lists, or a tensor
-):         # the same with every cut tensor whole
+    state,          # a state dict, or any nest of dicts and lists, or a tensor
+    keep:bool=True, # False: take part, but get None in place of each cut tensor
+):                  # the same with every cut tensor whole, on the CPU
     "Cut tensors put together; with cut tensors in it, all processes must call it at the same time."
-    if isinstance(state, DTensor): return state.full_tensor()
-    if isinstance(state, list): return [whole(v) for v in state]
+    if isinstance(state, DTensor): full = state.full_tensor(); return full.cpu() if keep else None
+    if isinstance(state, list): return [whole(v, keep) for v in state]
     if not isinstance(state, dict): return state
-    same = copy.copy(state); same.update({k: whole(v) for k, v in state.items()}); return same
+    same = copy.copy(state); same.update({k: whole(v, keep) for k, v in state.items()}); return same
 
 # %% ../nbs/51_shards.ipynb #ab38f148
 def _part(full, like):
     "This process's part of a tensor, if `like`, of the same shape, is cut."
     if not isinstance(like, DTensor) or full.shape != like.shape: return full
-    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None).clone()         # no view of the whole
 
 def load_whole(
     model:nn.Module,

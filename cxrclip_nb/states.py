@@ -36,7 +36,7 @@ def save_state(
     **rest,       # numbers, strings, lists and dicts of them
 )->None:
     "Write all that a resume needs, atomically; `OSError` if it cannot be written, the state before is then still there."
-    state = dict(model=whole(model.state_dict()), optimizer=whole(optimizer.state_dict()), **rest)
+    state = dict(model=whole(model.state_dict(), write), optimizer=whole(optimizer.state_dict(), write), **rest)
     if not write: return
     with _told(path), atomic_path(path) as tmp: torch.save(state, tmp)
 

@@ -72,7 +72,7 @@ def _accelerator(config):
     if a.num_processes != int(os.environ.get('WORLD_SIZE', 1)): raise ValueError(f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone; start a fresh Python with torchrun or accelerate launch")
     if a.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"{a.distributed_type.value} is not supported; to cut the weights among the processes, start with torchrun and the option shard")
-    if config.shard and config.mixed_precision == 'fp16': raise ValueError("shard goes with mixed_precision 'bf16' or 'no', not with 'fp16'")
+    if config.shard and (config.mixed_precision == 'fp16' or config.compile): raise ValueError("shard goes with mixed_precision 'bf16' or 'no', and without compile")
     if config.mixed_precision == 'fp16' and a.device.type == 'cpu': raise ValueError("mixed_precision 'fp16' needs a GPU; on the CPU there are 'bf16' and 'no'")
     return a
 
@@ -85,7 +85,7 @@ def _prepared(model, config, accelerator):
     "Model and optimiser as Accelerate prepares them, and, if the weights are cut, a copy with room for all of them."
     if not config.shard or accelerator.num_processes == 1: return *accelerator.prepare(model, make_optimizer(model, config)), None
     spare = copy.deepcopy(model); shard(model.to(accelerator.device))
-    model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)         # precision only: `shard` averages the gradients
+    model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)         # "evaluation": not wrapped for plain data parallelism
     return model, accelerator.prepare(make_optimizer(model, config)), spare
 
 @contextmanager
