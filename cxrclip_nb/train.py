@@ -69,7 +69,7 @@ def _accelerator(config):
     with patch_environment(ACCELERATE_USE_FSDP='false'):                                    # the cutting is ours, see `_prepared`
         a = Accelerator(**tracked_by(config), cpu=not torch.accelerator.is_available(), mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
                         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])   # others wait while one evaluates
-    if a.num_processes != int(os.environ.get('WORLD_SIZE', 1)): raise ValueError(f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone; start a fresh Python with torchrun or accelerate launch")
+    if int(os.environ.get('WORLD_SIZE', 1)) > a.num_processes: raise ValueError(f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone; start a fresh Python with torchrun or accelerate launch")
     if a.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"{a.distributed_type.value} is not supported; to cut the weights among the processes, start with torchrun and the option shard")
     if config.shard and (config.mixed_precision == 'fp16' or config.compile): raise ValueError("shard goes with mixed_precision 'bf16' or 'no', and without compile")
