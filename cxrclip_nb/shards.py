@@ -29,7 +29,7 @@ def shard(
     mesh = init_device_mesh(next(model.parameters()).device.type, (dist.get_world_size(),))             # who takes part
     model.to(memory_format=torch.contiguous_format); numbers = [p for p in model.parameters() if p.ndim == 0]
     towers = model.image_encoder, model.text_encoder
-    for unit in (*(m for t in towers for m in _layers(t) if any(True for _ in m.parameters())), *towers): fully_shard(unit, mesh=mesh)
+    for unit in (*(m for t in towers for m in _layers(t) if next(m.parameters(), None) is not None), *towers): fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=set(numbers))
     for p in numbers: p.register_post_accumulate_grad_hook(_average)
     return model

@@ -66,9 +66,8 @@ class Run:
 def _accelerator(config):
     "A fresh Accelerator: one of an earlier run in this session would keep its own precision."
     AcceleratorState._reset_state()
-    with patch_environment(ACCELERATE_USE_FSDP='false'):                                    # the cutting is ours, see `_prepared`
-        a = Accelerator(**tracked_by(config), cpu=not torch.accelerator.is_available(), mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
-                        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])   # others wait while one evaluates
+    a = Accelerator(**tracked_by(config), cpu=not torch.accelerator.is_available(), mixed_precision=config.mixed_precision, dataloader_config=DataLoaderConfiguration(split_batches=True),
+                    kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])   # others wait while one evaluates
     if int(os.environ.get('WORLD_SIZE', 1)) > a.num_processes: raise ValueError(f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone; start a fresh Python with torchrun or accelerate launch")
     if a.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"{a.distributed_type.value} is not supported; to cut the weights among the processes, start with torchrun and the option shard")
@@ -116,12 +115,22 @@ def _loaders(config, studies, root, tokenizer, bank, accelerator):
     valid = own_batches(made['valid'], accelerator.process_index, accelerator.num_processes) if 'valid' in made else None
     return accelerator.prepare(made['train']), valid
 
+def _held(config):
+    "Bytes of the files that a resume will write over."
+    if not config.resume: return 0
+    places = [Path(config.output_dir)/n for n in ('last.pt', 'best', 'model')]
+    return sum(f.stat().st_size for p in places for f in (p, *p.glob('*')) if f.is_file())
+
 # %% ../nbs/52_train.ipynb #9e3a0be2
 def start_run(
     config:TrainConfig,
 )->Run:
     "Data, model, optimiser and loaders of a run, at step 0; nothing is written yet. Faults of options, data and disk are found here."
-    config = _told_to_shard(config); accelerator = _accelerator(config)
+    config = _told_to_shard(config)
+    with patch_environment(ACCELERATE_USE_FSDP='false'): return _start(config)       # the cutting is ours; with it, transformers would load weights on one process only
+
+def _start(config):
+    accelerator = _accelerator(config)
     with accelerator.main_process_first(): studies, root = open_studies(config)
     _must_have(config, studies)
     bank = load_bank(config.prompts) if config.prompts else None
@@ -132,12 +141,6 @@ def start_run(
     model, optimizer, spare = _prepared(model, config, accelerator)
     return Run(config, Path(config.output_dir), accelerator, studies, root, model, optimizer, loader, valid, fingerprint(studies, tokenizer),
                label_numbers(studies) if config.same_text == 'positive' else {}, config.max_steps or config.epochs*len(loader), spare=spare)
-
-def _held(config):
-    "Bytes of the files that a resume will write over."
-    if not config.resume: return 0
-    places = [Path(config.output_dir)/n for n in ('last.pt', 'best', 'model')]
-    return sum(f.stat().st_size for p in places for f in (p, *p.glob('*')) if f.is_file())
 
 # %% ../nbs/52_train.ipynb #04f3a66d
 def _note(run, faults):
