@@ -1,23 +1,33 @@
-# The five habits. `make check` is what the gate runs after installing.
+# The habits of CONTRIBUTING.md. `make check` is what the gate runs after installing.
 PY ?= python
+CODE = nbs tools tests conftest.py
 
 export:        ## notebooks -> package
 	nbdev_export
 
+format:        ## line breaks and order of imports
+	ruff check -q --select I --fix $(CODE)
+	ruff format -q $(CODE)
+
 clean:         ## drop metadata and execution counts from the notebooks
 	nbdev_clean
 
-outputs:       ## run the notebooks and store what they show: make outputs NBS=nbs/40_infonce.ipynb
-	TQDM_DISABLE=1 $(PY) tools/exec_nbs.py $(NBS)
+outputs:       ## run the notebooks and store what they show: make outputs NBS=nbs/3_losses/30_infonce.ipynb
+	$(PY) tools/exec_nbs.py $(NBS)
 	$(PY) tools/make_readme.py nbs/index.ipynb README.md
 
 test:          ## notebooks, then what does not belong in one
 	nbdev_test --n_workers 2
 	pytest -q tests
 
-check: clean export   ## is everything made from the notebooks in step with them?
-	$(PY) tools/make_readme.py nbs/index.ipynb README.md
+form:          ## lines, names, layers, and what no other tool checks of a notebook
+	ruff format --check -q $(CODE)
+	ruff check $(CODE)
+	lint-imports
 	$(PY) tools/lint_nbs.py
+
+check: clean export form   ## is everything made from the notebooks in step with them?
+	$(PY) tools/make_readme.py nbs/index.ipynb README.md
 	git diff --exit-code
 
-.PHONY: export clean outputs test check
+.PHONY: export format clean outputs test form check

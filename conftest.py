@@ -1,6 +1,8 @@
-"""Notebooks as pytest items: `pytest -k infonce -x`. Each runs as `nbdev_test` runs it (same runner, directives and flags).
+"""Notebooks as pytest items: `pytest -k infonce -x`.
 
-Flags of settings.ini are skipped unless asked for: `pytest --flags "slow"`."""
+Each runs as `nbdev_test` runs it (same runner, directives and flags). Flags of
+settings.ini are skipped unless asked for: `pytest --flags "slow"`.
+"""
 
 import sys
 from pathlib import Path
@@ -17,7 +19,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collect_file(parent, file_path):
-    if file_path.suffix == '.ipynb' and file_path.parent.name == 'nbs':
+    notebooks = Path(__file__).parent / 'nbs'
+    inside = notebooks in file_path.parents
+    hidden = '.ipynb_checkpoints' in file_path.parts
+    if file_path.suffix == '.ipynb' and inside and not hidden:
         return NotebookFile.from_parent(parent, path=file_path)
 
 

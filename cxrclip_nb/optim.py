@@ -28,7 +28,9 @@ def param_groups(
 ) -> list[dict]:  # two groups for an optimiser
     "Matrices decay; biases, norms and the temperature (fewer than two axes) do not."
     named = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in named if p.ndim > 1]
+    others = [p for p in named if p.ndim < 2]
     return [
-        dict(params=[p for p in named if p.ndim > 1], weight_decay=weight_decay),
-        dict(params=[p for p in named if p.ndim < 2], weight_decay=0.0),
+        dict(params=matrices, weight_decay=weight_decay),
+        dict(params=others, weight_decay=0.0),
     ]

@@ -6,6 +6,7 @@
 __all__ = ['PALETTE', 'show_films', 'show_matrix', 'show_curves', 'show_bars']
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-003
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -20,21 +21,19 @@ PALETTE = tuple(sns.color_palette('colorblind').as_hex())
 
 
 def _grid(n, ncols, size, axs):
+    "At least n Axes in a row each after the other: those given, or a new figure's."
     if axs is not None:
         return np.atleast_1d(axs).ravel()
     cols = ncols or min(n, 4)
-    rows = -(-n // cols)
-    _, axs = plt.subplots(
-        rows,
-        cols,
-        figsize=(size * cols, (size + 0.25) * rows),
-        squeeze=False,
-        layout='constrained',
-    )
+    rows = math.ceil(n / cols)
+    inches = (size * cols, (size + 0.25) * rows)  # a title takes a quarter of an inch
+    options = dict(figsize=inches, squeeze=False, layout='constrained')
+    _, axs = plt.subplots(rows, cols, **options)
     return axs.ravel()
 
 
 def _overlay(ax, masks):
+    "Masks as outlines with a breath of colour, and a legend of their names."
     for k, (name, mask) in enumerate(masks.items()):
         if not mask.any():
             continue
@@ -43,7 +42,7 @@ def _overlay(ax, masks):
         ax.contour(mask, levels=[0.5], colors=[color], linewidths=0.9)
         ax.plot([], [], color=color, lw=4, label=name)
     if ax.lines:
-        ax.legend(fontsize=5, loc='lower right', framealpha=0.7)
+        ax.legend(loc='lower right', framealpha=0.7)
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-009
 def show_films(
@@ -58,21 +57,30 @@ def show_films(
 
     Raises: `ValueError` if titles or masks do not match the films in number.
     """
-    for what, seq in (('titles', titles), ('masks', masks)):
-        if seq is not None and len(seq) != len(films):
-            raise ValueError(f'{len(films)} films, but {len(seq)} {what}')
+    for what, given in (('titles', titles), ('masks', masks)):
+        if given is not None and len(given) != len(films):
+            raise ValueError(f'{len(films)} films, but {len(given)} {what}')
     axs = _grid(len(films), ncols, size, axs)
     for ax in axs:
         ax.axis('off')
     for i, film in enumerate(films):
         axs[i].imshow(film, cmap='gray', vmin=0, vmax=255)
         if titles is not None:
-            axs[i].set_title(titles[i], fontsize=7)
+            axs[i].set_title(titles[i], fontsize=8)
         if masks is not None:
             _overlay(axs[i], masks[i])
     return axs[: len(films)]
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-015
+def _write_numbers(ax, image, m, fmt):
+    "The numbers of a matrix in its cells, in the colour that can be read there."
+    for (i, j), value in np.ndenumerate(m):
+        is_dark = abs(image.norm(value) - 0.5) > 0.3  # both ends of the colours are
+        color = 'white' if is_dark else 'black'
+        place = dict(ha='center', va='center', fontsize=8)
+        ax.text(j, i, f'{value:{fmt}}', color=color, **place)
+
+
 def show_matrix(
     m: np.ndarray,  # [N, M] numbers (a tensor on the CPU will do)
     ax: Axes | None = None,  # draw here; default a new figure
@@ -89,26 +97,19 @@ def show_matrix(
     "A matrix as colours, red above zero and blue below, with a colour bar."
     m = np.asarray(m, dtype=float)
     top = np.abs(m).max() or 1.0
-    ax = ax or plt.subplots(figsize=(3.4, 2.8), layout='constrained')[1]
-    im = ax.imshow(
-        m,
-        cmap='RdBu_r',
-        vmin=-top if vmin is None else vmin,
-        vmax=top if vmax is None else vmax,
-    )
-    ax.figure.colorbar(im, ax=ax, shrink=0.8)
+    low = -top if vmin is None else vmin
+    high = top if vmax is None else vmax
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 4), layout='constrained')
+    image = ax.imshow(m, cmap='RdBu_r', vmin=low, vmax=high)
+    ax.figure.colorbar(image, ax=ax, shrink=0.8)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if names is not None:
-        ax.set_xticks(range(len(names)), names, rotation=40, ha='right', fontsize=7)
+        ax.set_xticks(range(len(names)), names, rotation=40, ha='right')
         if m.shape[0] == m.shape[1]:
-            ax.set_yticks(range(len(names)), names, fontsize=7)
+            ax.set_yticks(range(len(names)), names)
     if annotate:
-        for (i, j), v in np.ndenumerate(m):
-            # both ends of the colours are dark
-            color = 'white' if abs(im.norm(v) - 0.5) > 0.3 else 'black'
-            ax.text(
-                j, i, f'{v:{fmt}}', ha='center', va='center', fontsize=7, color=color
-            )
+        _write_numbers(ax, image, m, fmt)
     return ax
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-018
@@ -124,25 +125,21 @@ def show_curves(
 
     Raises: `ValueError` naming a column that is absent.
     """
-    for c in (x, *columns):
-        if c not in frame:
+    for name in (x, *columns):
+        if name not in frame:
             raise ValueError(
-                f'no column {c!r} in the history; it has {list(frame.columns)}'
+                f'no column {name!r} in the history; it has {list(frame.columns)}'
             )
     if ax is None:
-        _, ax = plt.subplots(figsize=(4.2, 2.6), layout='constrained')
-    for k, c in enumerate(columns):
-        seen = frame[[x, c]].dropna()
-        ax.plot(
-            seen[x],
-            seen[c],
-            label=c,
-            color=PALETTE[k % len(PALETTE)],
-            marker='.' if len(seen) < 30 else None,
-        )
+        _, ax = plt.subplots(figsize=(6.4, 3.4), layout='constrained')
+    for k, name in enumerate(columns):
+        known = frame[[x, name]].dropna()
+        marker = '.' if len(known) < 30 else None
+        color = PALETTE[k % len(PALETTE)]
+        ax.plot(known[x], known[name], label=name, color=color, marker=marker)
     ax.set(xlabel=x, ylabel=ylabel, title=title)
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=7)
+    ax.legend()
     return ax
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-021
@@ -162,23 +159,19 @@ def show_bars(
     if (low is None) != (high is None):
         raise ValueError('give both ends of the intervals, or neither')
     names = list(values.keys())
-    v = np.array([values[n] for n in names], float)
+    lengths = np.array([values[n] for n in names], float)
     if ax is None:
-        _, ax = plt.subplots(
-            figsize=(4.2, 0.22 * len(names) + 0.8), layout='constrained'
-        )
-    err = (
-        None
-        if low is None
-        else np.clip(
-            [v - [low[n] for n in names], [high[n] for n in names] - v], 0, None
-        )
-    )
-    ax.barh(names, v, xerr=err, color=PALETTE[-1], ecolor='.3', capsize=2)
+        inches = (6.4, 0.28 * len(names) + 0.9)
+        _, ax = plt.subplots(figsize=inches, layout='constrained')
+    reach = None  # of the intervals, below and above
+    if low is not None:
+        below = lengths - [low[n] for n in names]
+        above = [high[n] for n in names] - lengths
+        reach = np.clip([below, above], 0, None)
+    ax.barh(names, lengths, xerr=reach, color=PALETTE[-1], ecolor='.3', capsize=2)
     ax.invert_yaxis()
     if chance is not None:
         ax.axvline(chance, ls=':', color='k', label='chance')
-        ax.legend(fontsize=7)
+        ax.legend()
     ax.set(title=title, xlabel=xlabel)
-    ax.tick_params(labelsize=7)
     return ax

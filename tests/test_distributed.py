@@ -1,10 +1,15 @@
-"""What needs several processes: gather and bigbatch on three ranks against one; trainings on two, from a notebook, and with cut weights."""
+"""What needs several processes.
+
+`gather` and `bigbatch` on three ranks against one; trainings on two, from a notebook,
+and with cut weights.
+"""
 
 import gc
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,7 +29,11 @@ from cxrclip_nb.training.distributed import (
 )
 
 SHARES = (9, 4, 11)  # studies of each rank, 24 in all
-SEEDS = lambda rank, piece: torch.manual_seed(100 * rank + piece)
+PROGRAMS = Path(__file__).parent / 'programs'
+
+
+def seed_piece(rank, piece):
+    return torch.manual_seed(100 * rank + piece)
 
 
 class Towers(nn.Module):
@@ -79,7 +88,7 @@ def on_rank(rank, port, folder):
                 share(whole_batch(dtype), rank),
                 loss,
                 micro,
-                lambda i: SEEDS(rank, i),
+                lambda i: seed_piece(rank, i),
             )
             out[str((dtype, micro, p))] = losses['total'], grad_of(model)
     ids = share(dict(ids=torch.arange(48).reshape(2, 24)), rank)['ids']
@@ -113,7 +122,7 @@ def alone(dtype, micro, p):
     model, batch, seen = Towers(p).to(dtype), whole_batch(dtype), []
     for r in range(3):
         for i, part in enumerate(pieces(share(batch, r), micro or 24)):
-            SEEDS(r, i)
+            seed_piece(r, i)
             seen.append(model(**part))
     loss = cxrclip_loss(
         torch.cat([e.image for e in seen], 1),
@@ -147,20 +156,6 @@ def test_integers_and_sizes_reach_every_rank(ranks):
 
 
 def test_a_notebook_launches_two_processes(tmp_path):
-    (tmp_path / 'cells.py').write_text("""
-import sys
-from pathlib import Path
-import torch.distributed as dist
-from accelerate import notebook_launcher
-from cxrclip_nb.training.config import TrainConfig
-from cxrclip_nb.training.loop import train
-
-def cell(out): # what a notebook's cell would hand to the launcher
-    train(TrainConfig(n_phantoms=40, root=f'{out}/data', output_dir=f'{out}/run', image_encoder='test_vit', embed_dim=32, vocab_size=400, batch_size=8, max_steps=2))
-    Path(f'{out}/rank{dist.get_rank()}of{dist.get_world_size()}').touch()
-
-if __name__ == '__main__': notebook_launcher(cell, (sys.argv[1],), num_processes=2, mixed_precision='no')
-""")
     env = dict(
         os.environ,
         OMP_NUM_THREADS='1',
@@ -169,7 +164,7 @@ if __name__ == '__main__': notebook_launcher(cell, (sys.argv[1],), num_processes
         TQDM_DISABLE='1',
     )
     r = subprocess.run(
-        [sys.executable, 'cells.py', str(tmp_path)],
+        [sys.executable, str(PROGRAMS / 'from_a_notebook.py'), str(tmp_path)],
         cwd=tmp_path,
         env=env,
         capture_output=True,
@@ -184,29 +179,7 @@ if __name__ == '__main__': notebook_launcher(cell, (sys.argv[1],), num_processes
     assert len(history) == 3 and (tmp_path / 'run' / 'metrics.json').exists()
 
 
-CUT = """
-import os, sys, torch.distributed as dist
-import cxrclip_nb.training.loop as t
-out = sys.argv[1]
-def config(name, **changes):
-    return t.TrainConfig(**(dict(n_phantoms=60, root=f'{out}/data', output_dir=f'{out}/{name}', image_encoder='test_resnet', embed_dim=32, vocab_size=400, batch_size=8,
-                                 micro_batch=2, max_steps=8) | changes))
-t.train(config('plain'))
-take = t._train_batch
-def told(run, *args): take(run, *args); run.stop.caught = 15*(run.step == 5)             # a signal after the fifth step
-t._train_batch = told
-try: t.train(config('cut', shard=True, save_memory=True)); raise AssertionError('not stopped')
-except t.Stopped as e: assert e.step == 5
-t._train_batch = take
-os.environ['ACCELERATE_USE_FSDP'] = 'true'; run = t.start_run(config('cut', resume=True)); assert run.config.shard and run.spare is not None  # as `accelerate launch --use_fsdp` asks
-t.begin(run); t.fit(run); t.finish(run); del os.environ['ACCELERATE_USE_FSDP']
-t.train(config('cut', resume=True))                                                     # once more, whole: its state is read, nothing is left to do
-dist.destroy_process_group()
-"""
-
-
 def test_cut_weights_train_stop_and_go_on_as_whole_ones(tmp_path):
-    (tmp_path / 'cut.py').write_text(CUT)
     env = dict(
         os.environ,
         OMP_NUM_THREADS='1',
@@ -221,7 +194,7 @@ def test_cut_weights_train_stop_and_go_on_as_whole_ones(tmp_path):
             'torch.distributed.run',
             '--standalone',
             '--nproc_per_node=2',
-            'cut.py',
+            str(PROGRAMS / 'cut_weights.py'),
             str(tmp_path),
         ],
         cwd=tmp_path,

@@ -1,4 +1,7 @@
-"""The command that prepares a corpus, as another process: killed without warning, given broken films, and refused what cannot be."""
+"""The command that prepares a corpus, as another process.
+
+It is killed without warning, given broken films, and refused what cannot be.
+"""
 
 import json
 import os
@@ -28,7 +31,7 @@ LEFT = {
 }
 
 
-def command(*words, module='prepare'):
+def command(*words, module='data.prepare'):
     return [sys.executable, '-m', f'cxrclip_nb.{module}', *map(str, words)]
 
 
@@ -173,7 +176,7 @@ def test_what_it_leaves_trains_and_is_evaluated(prepared, tmp_path):
         *small,
         '--output_dir',
         tmp_path / 'run',
-        module='train',
+        module='training.loop',
     )
     assert r.returncode == 0, r.stderr
     assert json.loads((tmp_path / 'run' / 'metrics.json').read_text())['steps'] == 2
@@ -184,7 +187,7 @@ def test_what_it_leaves_trains_and_is_evaluated(prepared, tmp_path):
         tmp_path / 'evaluation',
         '--n_boot',
         20,
-        module='tasks',
+        module='evaluation.benchmarks',
     )
     assert r.returncode == 0, r.stderr
     left = {p.suffix for p in (tmp_path / 'evaluation').iterdir()}

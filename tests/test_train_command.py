@@ -1,6 +1,8 @@
-"""What a notebook cannot show: the command as another process, killed without warning, and fed with faulty input."""
+"""What a notebook cannot show of the command `cxrclip-train`.
 
-import json
+It runs as another process, is killed without warning, and is fed with faulty input.
+"""
+
 import os
 import random
 import re
@@ -23,18 +25,11 @@ ENV = dict(
     CUDA_VISIBLE_DEVICES='',
     TQDM_DISABLE='1',
 )
-SMALL = [
-    '--image_encoder',
-    'test_resnet',
-    '--image_size',
-    '64',
-    '--embed_dim',
-    '64',
-    '--vocab_size',
-    '600',
-    '--batch_size',
-    '16',
-]
+PROGRAMS = Path(__file__).parent / 'programs'
+SMALL = (
+    '--image_encoder test_resnet --image_size 64 --embed_dim 64 --vocab_size 600 '
+    '--batch_size 16'
+).split()
 
 
 def command(*options):
@@ -124,22 +119,13 @@ def test_sigterm_ends_it_kindly(phantoms, tmp_path):
     assert step == 0 or len(pd.read_csv(tmp_path / 'run' / 'history.csv')) == step
 
 
-PLAIN = """import torch, cxrclip_nb.training.step as step
-from cxrclip_nb.training.loop import main
-train = torch.nn.Module.train
-torch.nn.Module.train = lambda self, mode=True: train(self, False)             # no dropout
-step.jitter = lambda films, generator: films.float()/255                      # both are drawn by process
-main()"""
-
-
 def test_two_processes_train_and_validate_as_one(phantoms, tmp_path):
     """Without what is drawn by process, and without batch norm, two halves of a batch
     are the batch: loss, gradient, numbers of equal texts, validation.
     """
-    (tmp_path / 'plain.py').write_text(PLAIN)
     out = {n: tmp_path / n for n in ('one', 'two')}
     options = [
-        tmp_path / 'plain.py',
+        PROGRAMS / 'without_draws.py',
         *SMALL,
         *phantoms,
         '--max_steps',

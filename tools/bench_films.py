@@ -1,14 +1,19 @@
 #!/usr/bin/env python
-"""What loading films costs: the grey path of this project against the usual RGB pipeline, two training views of one file, on one core.
+"""What loading films costs: the grey path of this project against the usual RGB
+pipeline, two training views of one file, on one core.
 
-    python tools/bench_films.py                       # phantoms: 512-px files, full-size files, JPEG and packed caches of 288 px
+    # phantoms: 512-px files, full-size files, JPEG and packed caches of 288 px
+    python tools/bench_films.py
     python tools/bench_films.py --root FOLDER         # JPEG films of your own besides
     python tools/bench_films.py --json result.json    # the numbers, for a plot
 
-All variants are interleaved, film by film, in one process with one thread; a film's time is the CPU time of that thread, the best of
---repeats. The usual pipeline
-opens the file for each view, converts it to RGB, and applies RandomResizedCrop, CLAHE on the L of LAB in half of the cases, ColorJitter
-and normalisation to float32. Ours is `study_images`: uint8 grey out; jitter and normalisation, which run on the device, are timed apart."""
+All variants are interleaved, film by film, in one process with one thread; a film's
+time is the CPU time of that thread, the best of --repeats. The usual pipeline opens
+the file for each view, converts it to RGB, and applies RandomResizedCrop, CLAHE on
+the L of LAB in half of the cases, ColorJitter and normalisation to float32. Ours is
+`study_images`: uint8 grey out; jitter and normalisation, which run on the device,
+are timed apart.
+"""
 
 import os
 
@@ -282,14 +287,14 @@ def measure_ratios(readers, folder, films, repeats):
     """ms a film (two views) of each variant; those of one size of film are interleaved
     with one another.
     """
-    plain, device, generator, ms = (
-        T.ColorJitter(0.1, 0.2),
-        {},
-        torch.Generator().manual_seed(0),
-        {},
-    )
+    plain = T.ColorJitter(0.1, 0.2)
+    generator = torch.Generator().manual_seed(0)
+    device, ms = {}, {}
     for size, names in dict(small=('small', 'jpeg', 'packed'), full=('full',)).items():
-        path = lambda f: folder / size / f
+
+        def path(film, size=size):
+            return folder / size / film
+
         variants = {
             f'usual, {size}': lambda f, k: usual(path(f), k),
             f'usual without hue and saturation, {size}': lambda f, k: usual(
@@ -446,7 +451,7 @@ def main(argv=None):
     report(result)
     if a.root:
         result['own'] = own_films(a.root, 8 * a.films, a.repeats)
-        show(f'films of your own', pd.Series(result['own']).to_frame(''))
+        show('films of your own', pd.Series(result['own']).to_frame(''))
     if a.json:
         a.json.write_text(json.dumps(result, indent=1))
 

@@ -1,18 +1,23 @@
 #!/usr/bin/env python
-"""Time and peak memory of the loss, forward and backward: `python tools/bench_loss.py [--sizes 128 1024] [--csv nbs/7_models/74_chunked.csv]`.
+"""Time and peak memory of the loss, forward and backward: `python tools/bench_loss.py
+[--sizes 128 1024] [--csv nbs/7_models/74_chunked.csv]`.
 
-Two images and two texts a study, width 512, float32, one thread, in seconds of processor time. "twelve products" is the straightforward way, and
-the structure of the released code: each of the six pairings is a symmetric cross-entropy that computes both of its products. Each way runs in a
-process of its own, so that its peak memory is its own; the memory is that above the embeddings, taken in a process that hands every freed tensor
-back at once (else it shows what the allocator hoards), the time in one that does as it likes. What would need more than `--limit` GB is not run:
-its figures are those of the largest batch that was, times the square of the ratio, and marked as computed."""
+Two images and two texts a study, width 512, float32, one thread, in seconds of
+processor time. "twelve products" is the straightforward way, and the structure of
+the released code: each of the six pairings is a symmetric cross-entropy that
+computes both of its products. Each way runs in a process of its own, so that its
+peak memory is its own; the memory is that above the embeddings, taken in a process
+that hands every freed tensor back at once (else it shows what the allocator
+hoards), the time in one that does as it likes. What would need more than `--limit`
+GB is not run: its figures are those of the largest batch that was, times the square
+of the ratio, and marked as computed.
+"""
 
 import argparse
 import ctypes
 import gc
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -28,25 +33,22 @@ WIDTH = 512
 
 
 def twelve(image, text, scale):
-    y = torch.arange(image.shape[1])
-    both = lambda a, b: (
-        (F.cross_entropy(scale * a @ b.T, y) + F.cross_entropy(scale * b @ a.T, y)) / 2
-    )
-    return (
-        sum(both(x, t) for x in image for t in text) / 4
-        + both(*image)
-        + 0.5 * both(*text)
-    )
+    answers = torch.arange(image.shape[1])
+
+    def both(a, b):
+        there = F.cross_entropy(scale * a @ b.T, answers)
+        back = F.cross_entropy(scale * b @ a.T, answers)
+        return (there + back) / 2
+
+    mvs = sum(both(x, t) for x in image for t in text) / 4
+    return mvs + both(*image) + 0.5 * both(*text)
 
 
 def six(image, text, scale):
-    from cxrclip_nb.losses.contrastive import info_nce
+    from cxrclip_nb.losses.contrastive import icl_loss, mvs_loss, tcl_loss
 
-    return (
-        sum(info_nce(x, t, scale) for x in image for t in text) / 4
-        + info_nce(*image, scale)
-        + 0.5 * info_nce(*text, scale)
-    )
+    icl, tcl = icl_loss(image, scale), tcl_loss(text, scale)
+    return mvs_loss(image, text, scale) + icl + 0.5 * tcl
 
 
 def ours(image, text, scale, chunk=None):
@@ -65,9 +67,11 @@ WAYS = {
 
 def embeddings(B):
     g = torch.Generator().manual_seed(0)
-    unit = lambda: F.normalize(
-        torch.randn(2, B, WIDTH, generator=g), dim=-1
-    ).requires_grad_()
+
+    def unit():
+        vectors = torch.randn(2, B, WIDTH, generator=g)
+        return F.normalize(vectors, dim=-1).requires_grad_()
+
     return unit(), unit(), torch.tensor(14.3, requires_grad=True)
 
 

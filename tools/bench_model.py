@@ -1,16 +1,20 @@
 #!/usr/bin/env python
-"""Time and peak memory of the model at the paper's size, ours against the naive ways: `python tools/bench_model.py [--only encode step memory compile] [--step_batch 16] [--rounds 2]`.
+"""Time and peak memory of the model at the paper's size, ours against the naive ways:
+`python tools/bench_model.py [--only encode step memory compile] [--step_batch 16]
+[--rounds 2]`.
 
-ResNet-50 at 224 pixels and a BERT of base size, random weights, report-like texts (about 70 tokens on average, up to 200), one thread, in seconds of processor time. A step is a training
-step as a user has it: dropout .1, forward, backward, clipped gradients, fused AdamW; a step before it warms up and is not counted.
-Each way runs in a process of its own, so that its peak memory is its own; ways take turns, the fastest round counts."""
+ResNet-50 at 224 pixels and a BERT of base size, random weights, report-like texts
+(about 70 tokens on average, up to 200), one thread, in seconds of processor time. A
+step is a training step as a user has it: dropout .1, forward, backward, clipped
+gradients, fused AdamW; a step before it warms up and is not counted. Each way runs
+in a process of its own, so that its peak memory is its own; ways take turns, the
+fastest round counts.
+"""
 
 import argparse
 import json
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import torch

@@ -1,198 +1,213 @@
 #!/usr/bin/env python
-"""What a program can check of a notebook's form: `python tools/lint_nbs.py [nbs/X.ipynb ...]`. Exit 1 if something is wrong.
+"""What no other tool checks of a notebook: `python tools/lint_nbs.py [nbs/X.ipynb
+...]`.
 
-A course notebook opens with a title and one sentence, says where it stands, shows before it exports, tests at least half of its
-demonstrations, and stores its pictures. Public names carry a docstring and a comment for each parameter; imports inside the package
-point to lower numbers only."""
+Directives that would be ignored, tagged cells that do not ask `need`, stored errors
+and machine paths, public names without docstring or docments, links that lead
+nowhere, cells that test and plot at once, demonstrations too long for one look,
+numbers out of order. Lines, names and imports are ruff's (`ruff.toml`), layers
+import-linter's. Exit 1 if anything is wrong.
+"""
 
 import ast
 import configparser
 import json
 import re
 import sys
+import urllib.parse
 from pathlib import Path
 
-TOURS = ('index', '64_trust', '80_tour')  # export nothing
-LOOKS_AHEAD = {'results': {'zeroshot', 'retrieval'}}  # a run ends with its evaluation
-LINES, OUTPUT_KB, PROSE, TESTED, PICTURES = 25, 200, 0.6, 0.5, 3
-# films are the point of these
-LARGE = {
-    '11_phantoms': 420,
-    '22_batches': 240,
-    '61_retrieval': 300,
-    '63_space': 300,
-    '80_tour': 400,
-    '21_augment': 300,
-    '12_films': 300,
-}
-TEST = re.compile(r'\b(assert|test_\w+|expect_fail|raises)\b')
+ROOT = Path(__file__).resolve().parent.parent
+MOST = 12  # statements of a demonstration cell, checks and imports not counted
+CHECK_CALL = re.compile(r'test_(eq|ne|close|fail|is|shuffled|stdout|warns)|is_close')
+DRAW = re.compile(
+    r'plt\.(?!close|rcParams)\w+|sns\.\w+|show_\w+|[\w.]+\.plot|ax\w*(\[.*\])?\.'
+    r'(imshow|bar\w*|scatter|set\w*|hist\w*|fill\w*|legend|text|ax[vh]line|grid|'
+    r'errorbar|contour\w*|step|pcolor\w*|add_\w+|annotate|tick_params)'
+)
 PATH = re.compile(r"""(?:^|[\s"'(=:])/(?:home|work|tmp|root|Users|var|opt)/""")
-FLAGS = set()
+DIRECTIVE = re.compile(r'#\s*\|')
+EXPORT = re.compile(r'^#\s*\|\s*exports?i?\b', re.M)
+LINK = re.compile(r'\]\(([^)#\s]+?\.(?:ipynb|md|csv|py|jsonl))(?:#[^)]*)?\)')
 
 
-def directives(src):
+def source(cell):
+    return ''.join(cell['source'])
+
+
+def parse(src):
+    "The cell's syntax tree without its magics."
+    lines = src.splitlines()
+    return ast.parse('\n'.join('' if re.match(r'\s*[%!]', l) else l for l in lines))
+
+
+def tags(src):
+    "Words of the directives on top of a cell."
     return set(re.findall(r'^#\s*\|\s*([\w:]+)', src, re.M))
 
 
-def exports(src):
-    return bool(directives(src) & {'export', 'exporti', 'exports'})
+def is_check(node):
+    "An assert, a `test_...` call, or a block that expects an error."
+    if isinstance(node, ast.Assert):
+        return True
+    if isinstance(node, ast.With):
+        names = {ast.unparse(i.context_expr).split('(')[0] for i in node.items}
+        return bool(names & {'expect_fail', 'pytest.raises'})
+    is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+    return is_call and bool(CHECK_CALL.fullmatch(ast.unparse(node.value.func)))
 
 
-def shown(output):
-    return ''.join(output.get('text', [])) + ''.join(
-        output.get('data', {}).get('text/plain', [])
-    )
+def draws(node):
+    "Does anything in a cell draw, outside of its checks?"
+    if is_check(node):
+        return False
+    if isinstance(node, ast.Call) and DRAW.fullmatch(ast.unparse(node.func)):
+        return True
+    return any(draws(child) for child in ast.iter_child_nodes(node))
 
 
-def is_export_end(src):
-    return 'nbdev_export(' in src
+def steps(nodes):
+    "Statements outside functions that are neither checks nor imports."
+    skipped = ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
+    count = 0
+    for node in nodes:
+        if isinstance(node, skipped) or is_check(node):
+            continue
+        count += 1
+        for part in ('body', 'orelse', 'finalbody'):
+            count += steps(getattr(node, part, []))
+    return count
 
 
-def code_faults(stem, i, cell):
-    src = cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
-    where, lines = f'{stem}, cell {i}', src.splitlines()
-    if len(lines) > LINES:
-        yield f'{where}: {len(lines)} lines (at most {LINES})'
-    if exports(src) and directives(src) & FLAGS:
-        yield f'{where}: a test flag on an exported cell'
-    if exports(src) and re.search(r'^\s*[%!]', src, re.M):
-        yield f'{where}: a magic in an exported cell breaks the export'
-    first = next(
-        (k for k, l in enumerate(lines) if l.strip() and not re.match(r'#\s*\|', l)),
-        len(lines),
-    )
-    if any(re.match(r'#\s*\|', l) for l in lines[first:]):
-        yield f'{where}: a directive below other lines is ignored'
+def directive_faults(src, flags):
+    lines = src.splitlines()
+    kinds = tags(src)
+    code = [k for k, l in enumerate(lines) if l.strip() and not DIRECTIVE.match(l)]
+    if code and any(DIRECTIVE.match(l) for l in lines[code[0] :]):
+        yield 'a directive below other lines is ignored'
     if re.search(r'^#\s*\|\s*eval:\s*false', src, re.M):
-        yield f'{where}: eval: false never runs'
+        yield 'eval: false never runs'
+    if EXPORT.search(src) and kinds & flags:
+        yield 'a test flag on an exported cell'
+    if EXPORT.search(src) and re.search(r'^\s*[%!]', src, re.M):
+        yield 'a magic in an exported cell breaks the export'
+    for kind in kinds & flags:
+        if f"need('{kind}'" not in src:
+            yield f"a cell tagged {kind} must begin with if need('{kind}'):"
+    if not kinds & flags and re.search(r"^if need\('", src, re.M):
+        yield 'a cell that asks `need` must carry the tag'
+
+
+def content_faults(cell, src):
     if "filterwarnings('ignore')" in src:
-        yield f'{where}: hides warnings'
+        yield 'hides warnings'
     if PATH.search(src):
-        yield f'{where}: an absolute path'
-    for o in cell.get('outputs', []):
-        if o['output_type'] == 'error':
-            yield f'{where}: stores an error'
-        if PATH.search(shown(o)):
-            yield f'{where}: an output names a path of the machine that made it'
-    if exports(src):
-        yield from public_faults(where, src)
+        yield 'an absolute path'
+    for out in cell.get('outputs', []):
+        text = ''.join(out.get('text', []))
+        text += ''.join(out.get('data', {}).get('text/plain', []))
+        if out['output_type'] == 'error':
+            yield 'stores an error'
+        if PATH.search(text):
+            yield 'an output names a path of the machine that made it'
 
 
-def public_faults(where, src):
-    try:
-        tree = ast.parse(src)
-    except SyntaxError as e:
-        yield f'{where}: {e}'
-        return
+def documented(arg, lines):
+    "Has a parameter a type, or a comment on its line or the line above?"
+    here, above = lines[arg.lineno - 1], lines[arg.lineno - 2].strip()
+    return arg.annotation is not None or '#' in here or above.startswith('#')
+
+
+def public_faults(tree, src):
+    lines = src.splitlines()
     for node in tree.body:
-        if not isinstance(
-            node, (ast.FunctionDef, ast.ClassDef)
-        ) or node.name.startswith('_'):
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            continue
+        if node.name.startswith('_'):
             continue
         if not ast.get_docstring(node):
-            yield f'{where}: {node.name} has no docstring'
+            yield f'{node.name} has no docstring'
         if isinstance(node, ast.FunctionDef):
-            for a in node.args.args + node.args.kwonlyargs:
-                line = src.splitlines()[a.lineno - 1]
-                if '#' not in line and len(node.args.args) > 0 and a.annotation is None:
-                    yield f'{where}: {node.name}({a.arg}) has neither type nor comment'
+            for arg in node.args.args + node.args.kwonlyargs:
+                if not documented(arg, lines):
+                    yield f'{node.name}({arg.arg}) has neither type nor comment'
 
 
-def import_faults(stem, module, order, src):
+def demonstration_faults(tree):
+    tests = any(is_check(n) for n in ast.walk(tree))
+    if tests and draws(tree):
+        yield 'tests and plots: give each a cell of its own'
+    if (n := steps(tree.body)) > MOST:
+        yield f'{n} statements in a demonstration (at most {MOST}): cut it at a seam'
+
+
+def code_faults(cell, flags):
+    src = source(cell)
+    yield from directive_faults(src, flags)
+    yield from content_faults(cell, src)
     try:
-        body = ast.parse(src).body
-    except SyntaxError:
-        return  # public_faults says so
-    for name in (
-        n.module.split('.')[1]
-        for n in body
-        if isinstance(n, ast.ImportFrom) and (n.module or '').startswith('cxrclip_nb.')
-    ):
-        if name not in order:
-            yield f'{stem}: imports cxrclip_nb.{name}, which no notebook makes'
-        elif order[name] >= stem and name not in LOOKS_AHEAD.get(module, ()):
-            yield f'{stem}: imports {name}, which comes later'
+        tree = parse(src)
+    except SyntaxError as e:
+        yield f'{e}'
+        return
+    if EXPORT.search(src):
+        yield from public_faults(tree, src)
+    elif 'hide' not in tags(src):
+        yield from demonstration_faults(tree)
 
 
-def shape_faults(stem, nb, code, md):
-    src = [
-        c['source'] if isinstance(c['source'], str) else ''.join(c['source'])
-        for c in code
-    ]
-    head = ''.join(nb['cells'][0]['source'])
-    if not re.match(r'# \S+.*\n\n> \S', head):
-        yield f'{stem}: must open with "# name", an empty line and "> one sentence"'
-    demo = [
-        (c, s)
-        for c, s in zip(code, src)
-        if not exports(s)
-        and not is_export_end(s)
-        and not s.startswith('#| default_exp')
-        and not re.search(r'^#\|\s*hide', s)
-    ]
-    tested = sum(bool(TEST.search(s)) for _, s in demo)
-    if demo and tested < TESTED * len(demo) and stem != 'index':
-        yield (
-            f'{stem}: {tested} of {len(demo)} demonstrations test something (at '
-            f'least {TESTED:.0%})'
-        )
-    if len(md) < PROSE * len(code):
-        yield (
-            f'{stem}: {len(md)} prose cells for {len(code)} code cells (at '
-            f'least {PROSE:.0%})'
-        )
-    pictures = sum(
-        any(
-            'image/png' in o.get('data', {}) or 'image/jpeg' in o.get('data', {})
-            for o in c.get('outputs', [])
-        )
-        for c in code
-    )
-    if stem != 'index' and pictures < PICTURES:
-        yield f'{stem}: {pictures} pictures stored (at least {PICTURES})'
-    size = sum(len(json.dumps(c.get('outputs', []))) for c in code) / 1024
-    if size > LARGE.get(stem, OUTPUT_KB):
-        yield f'{stem}: {size:.0f} KB of outputs (at most {LARGE.get(stem, OUTPUT_KB)})'
-    if stem not in TOURS:
-        if src[0].strip() != f'#| default_exp {stem.split("_", 1)[1]}':
-            yield f'{stem}: first code cell must be its default_exp alone'
-        if not is_export_end(src[-1]):
-            yield f'{stem}: must end with nbdev_export()'
-        if not any('## Recap' in ''.join(c['source']) for c in md):
-            yield f'{stem}: no recap'
+def shape_faults(cells, stem):
+    if not re.match(r'# \S+.*\n\n> \S', source(cells[0])):
+        yield 'must open with "# name", an empty line and "> one sentence"'
+    code = '\n'.join(source(c) for c in cells if c['cell_type'] == 'code')
+    if stem != 'index' and 'begin_chapter()' not in code:
+        yield 'its first hidden cell must call begin_chapter()'
+    if EXPORT.search(code) and 'nbdev_export()' not in code:
+        yield 'must end with nbdev_export()'
 
 
-def notebook_faults(path, order):
-    nb = json.loads(path.read_text(encoding='utf-8'))
-    stem = path.stem
-    code = [
-        c
-        for c in nb['cells']
-        if c['cell_type'] == 'code' and ''.join(c['source']).strip()
-    ]
-    md = [c for c in nb['cells'] if c['cell_type'] == 'markdown']
-    yield from shape_faults(stem, nb, code, md)
-    module = stem.split('_', 1)[-1]
-    for i, c in enumerate(nb['cells']):
-        if c['cell_type'] != 'code':
-            continue
-        yield from code_faults(stem, i, c)
-        src = ''.join(c['source'])
-        if exports(src):
-            yield from import_faults(stem, module, order, src)
+def notebook_faults(path, flags):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    for fault in shape_faults(cells, path.stem):
+        yield f'{path.stem}: {fault}'
+    for i, cell in enumerate(cells):
+        if cell['cell_type'] == 'code':
+            for fault in code_faults(cell, flags):
+                yield f'{path.stem}, cell {i}: {fault}'
+        else:
+            for link in LINK.findall(source(cell)):
+                there = path.parent / urllib.parse.unquote(link)
+                if '://' not in link and not there.exists():
+                    yield f'{path.stem}, cell {i}: the link {link} leads nowhere'
+
+
+def order_faults(paths):
+    "Numbers are unique, rise with the folders, and their tens digit is the part."
+    numbered = [p for p in paths if p.stem != 'index']
+    names = [p.name for p in numbered]
+    if names != sorted(names):
+        yield 'the order of the folders is not that of the numbers'
+    numbers = [n.split('_')[0] for n in names]
+    for n in sorted({n for n in numbers if numbers.count(n) > 1}):
+        yield f'number {n} is used twice'
+    for p in numbered:
+        if p.name[0] != p.parent.name[0]:
+            yield f'{p.stem} stands in {p.parent.name}'
+
+
+def main(argv):
+    ini = configparser.ConfigParser(delimiters=['='])
+    ini.read(ROOT / 'settings.ini')
+    flags = set(ini['DEFAULT']['tst_flags'].split())
+    every = sorted((ROOT / 'nbs').rglob('*.ipynb'), key=lambda p: str(p.parent))
+    every = [p for p in every if '.ipynb_checkpoints' not in p.parts]
+    every.sort(key=lambda p: (str(p.parent), p.name))
+    paths = [Path(a) for a in argv] or every
+    faults = [f for p in paths for f in notebook_faults(p, flags)]
+    faults += order_faults(every)
+    print(*(faults or [f'{len(paths)} notebooks in form']), sep='\n')
+    return bool(faults)
 
 
 if __name__ == '__main__':
-    root = Path(__file__).resolve().parent.parent
-    ini = configparser.ConfigParser(delimiters=['='])
-    ini.read(root / 'settings.ini')
-    FLAGS |= set(ini['DEFAULT']['tst_flags'].split())
-    every = sorted((root / 'nbs').glob('*.ipynb'))
-    order = {p.stem.split('_', 1)[1]: p.stem for p in every if '_' in p.stem}
-    faults = [
-        f
-        for p in ([Path(a) for a in sys.argv[1:]] or every)
-        for f in notebook_faults(p, order)
-    ]
-    print(*faults, sep='\n') if faults else print(f'{len(every)} notebooks in form')
-    sys.exit(bool(faults))
+    sys.exit(main(sys.argv[1:]))

@@ -19,8 +19,10 @@ from torch import Tensor
 # %% ../../nbs/1_pairs/14_augment.ipynb #21-augment-009
 def _centre_box(h, w, ratio):
     "The largest box in the middle whose ratio is allowed."
-    cw, ch = min(w, round(h * ratio[1])), min(h, round(w / ratio[0]))
-    return (h - ch) // 2, (w - cw) // 2, ch, cw
+    narrowest, widest = ratio
+    height = min(h, round(w / narrowest))
+    width = min(w, round(h * widest))
+    return (h - height) // 2, (w - width) // 2, height, width
 
 
 def crop_box(
@@ -41,10 +43,14 @@ def crop_box(
             f'scale and ratio must be rising and above 0, got {scale} and {ratio}'
         )
     for _ in range(10):
-        area, r = h * w * rng.uniform(*scale), math.exp(rng.uniform(*np.log(ratio)))
-        ch, cw = round(math.sqrt(area / r)), round(math.sqrt(area * r))
-        if 0 < ch <= h and 0 < cw <= w:
-            return int(rng.integers(h - ch + 1)), int(rng.integers(w - cw + 1)), ch, cw
+        area = h * w * rng.uniform(*scale)
+        r = math.exp(rng.uniform(*np.log(ratio)))
+        height = round(math.sqrt(area / r))
+        width = round(math.sqrt(area * r))
+        if 0 < height <= h and 0 < width <= w:
+            top = int(rng.integers(h - height + 1))
+            left = int(rng.integers(w - width + 1))
+            return top, left, height, width
     return _centre_box(h, w, ratio)
 
 # %% ../../nbs/1_pairs/14_augment.ipynb #21-augment-019
@@ -52,17 +58,12 @@ def _check_film(
     film: np.ndarray,  # what should be a film
 ) -> None:
     "`ValueError` unless `film` is grey uint8 `[H, W]` and not empty."
-    if (
-        not isinstance(film, np.ndarray)
-        or film.dtype != np.uint8
-        or film.ndim != 2
-        or not film.size
-    ):
-        raise ValueError(
-            'a film must be a grey uint8 array [H, W], got '
-            f'{getattr(film, "dtype", type(film).__name__)} '
-            f'{list(getattr(film, "shape", []))}'
-        )
+    is_array = isinstance(film, np.ndarray)
+    if is_array and film.dtype == np.uint8 and film.ndim == 2 and film.size:
+        return
+    kind = getattr(film, 'dtype', type(film).__name__)
+    shape = list(getattr(film, 'shape', []))
+    raise ValueError(f'a film must be a grey uint8 array [H, W], got {kind} {shape}')
 
 
 def crop_resize(
@@ -75,23 +76,19 @@ def crop_resize(
     Raises: `ValueError` for a box that is not inside the film.
     """
     _check_film(film)
-    (top, left, h, w), (H, W) = box, film.shape
-    if (
-        h <= 0
-        or w <= 0
-        or top < 0
-        or left < 0
-        or top + h > H + 1e-6
-        or left + w > W + 1e-6
-    ):
+    top, left, h, w = box
+    H, W = film.shape
+    bottom, right = top + h, left + w
+    empty = h <= 0 or w <= 0
+    outside = top < 0 or left < 0 or bottom > H + 1e-6 or right > W + 1e-6
+    if empty or outside:
         raise ValueError(f'box {tuple(box)} is not inside a film of {H} x {W}')
-    return np.asarray(
-        Image.fromarray(film).resize(
-            (size, size),
-            Image.Resampling.BILINEAR,
-            box=(left, top, min(left + w, W), min(top + h, H)),
-        )
+    resized = Image.fromarray(film).resize(
+        (size, size),
+        Image.Resampling.BILINEAR,
+        box=(left, top, min(right, W), min(bottom, H)),
     )
+    return np.asarray(resized)
 
 # %% ../../nbs/1_pairs/14_augment.ipynb #ec1efb48
 SCALES = (1, 2, 4, 8)  # a JPEG is decoded at 1/k of its size
@@ -106,15 +103,13 @@ def scaled_box(
 
     Raises: `ValueError` if the small film is none of 1, 1/2, 1/4, 1/8 of the full one.
     """
-    k = next(
-        (k for k in SCALES if all(-(-n // k) == m for n, m in zip(full, small))), None
+    for k in SCALES:
+        if tuple(math.ceil(n / k) for n in full) == tuple(small):
+            return tuple(n / k for n in box)
+    scales = ', '.join(f'1/{k}' for k in SCALES)
+    raise ValueError(
+        f'a film of {tuple(full)} pixels decoded to {tuple(small)}: not one of {scales}'
     )
-    if k is None:
-        raise ValueError(
-            f'a film of {tuple(full)} pixels decoded to {tuple(small)}: not '
-            f'one of 1/{", 1/".join(map(str, SCALES))}'
-        )
-    return tuple(n / k for n in box)
 
 # %% ../../nbs/1_pairs/14_augment.ipynb #21-augment-027
 def clahe(
@@ -136,13 +131,17 @@ def draw_view(
     w: int,  # columns
     rng: np.random.Generator,
 ) -> tuple[tuple, float | None]:
-    """All that is random in a training view: a crop, and in half of the cases a clip
-    limit between 1 and 4.
+    """All that is random in a training view.
+
+    A crop, and in half of the cases a clip limit between 1 and 4.
 
     Returns: box (top, left, height, width); clip limit of CLAHE, none: no CLAHE.
     """
     box = crop_box(h, w, rng)
-    return box, rng.uniform(1, 4) if rng.random() < 0.5 else None
+    clip = None
+    if rng.random() < 0.5:
+        clip = rng.uniform(1, 4)
+    return box, clip
 
 
 def take_view(
@@ -163,7 +162,8 @@ def train_view(
 ) -> np.ndarray:  # uint8 [size, size]
     "A random crop, in half of the cases with CLAHE (clip limit 1 to 4)."
     _check_film(film)
-    return take_view(film, *draw_view(*film.shape, rng), size)
+    box, clip = draw_view(*film.shape, rng)
+    return take_view(film, box, clip, size)
 
 # %% ../../nbs/1_pairs/14_augment.ipynb #8ef8501b
 def seen_box(
@@ -171,11 +171,15 @@ def seen_box(
     w: int,  # columns
     size: int,  # side of the view
 ) -> tuple[float, float, float, float]:  # top, left, height, width in the film's pixels
-    """The part of a film that `eval_view` shows: the middle square, rounded as the
-    whole film at that size would be.
+    """The part of a film that `eval_view` shows: the middle square.
+
+    It is rounded as the whole film at that size would be.
     """
-    H, W = (int(size * n / min(h, w)) for n in (h, w))  # of the whole film, resized
-    top, left = round((H - size) / 2), round((W - size) / 2)
+    # of the whole film, resized
+    H = int(size * h / min(h, w))
+    W = int(size * w / min(h, w))
+    top = round((H - size) / 2)
+    left = round((W - size) / 2)
     return top * h / H, left * w / W, size * h / H, size * w / W
 
 
@@ -183,8 +187,9 @@ def eval_view(
     film: np.ndarray,  # uint8 [H, W]
     size: int,  # side of the result
 ) -> np.ndarray:  # uint8 [size, size]
-    """Shorter side to `size`, bilinear and antialiased, then the middle: the released
-    evaluation transform.
+    """The released evaluation transform.
+
+    Shorter side to `size`, bilinear and antialiased, then the middle.
     """
     _check_film(film)
     return crop_resize(film, seen_box(*film.shape, size), size)
@@ -210,16 +215,18 @@ def jitter(
     brightness: float = 0.1,  # factor 1 - brightness ... 1 + brightness
     contrast: float = 0.2,  # likewise, around each film's mean
 ) -> Tensor:  # [B, 1, H, W] float in 0..1
-    """Brightness and contrast, one draw a film.
+    """Brightness and contrast, one draw per film.
 
     Raises: `ValueError` for shapes and types that are no films.
     """
     x = _grey(x)
     # [2, B, 1, 1, 1] in -1..1
     u = torch.rand(2, len(x), 1, 1, 1, generator=generator, device=x.device) * 2 - 1
-    b, c = (1 + brightness * u[0]).to(x.dtype), (1 + contrast * u[1]).to(x.dtype)
-    # lerp: m + c (x - m)
-    return (b * torch.lerp(x.mean((1, 2, 3), keepdim=True), x, c)).clamp(0, 1)
+    b = (1 + brightness * u[0]).to(x.dtype)
+    c = (1 + contrast * u[1]).to(x.dtype)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    contrasted = torch.lerp(mean, x, c)  # m + c (x - m)
+    return (b * contrasted).clamp(0, 1)
 
 # %% ../../nbs/1_pairs/14_augment.ipynb #21-augment-049
 def normalise(
@@ -232,9 +239,8 @@ def normalise(
     Raises: `ValueError` unless there are three means and three positive spreads.
     """
     x = _grey(x)
-    mean, std = (
-        torch.as_tensor(s, dtype=x.dtype, device=x.device) for s in (mean, std)
-    )
+    mean = torch.as_tensor(mean, dtype=x.dtype, device=x.device)
+    std = torch.as_tensor(std, dtype=x.dtype, device=x.device)
     if mean.shape != (3,) or std.shape != (3,) or (std <= 0).any():
         raise ValueError(
             'need three means and three positive spreads, got '

@@ -42,15 +42,19 @@ SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')  # ids 0 to 4
 def _word_pieces(vocab):
     "An uncased WordPiece tokeniser in BERT's form."
     tok = Tokenizer(models.WordPiece(vocab=vocab, unk_token='[UNK]'))
-    tok.normalizer, tok.pre_tokenizer = (
-        normalizers.BertNormalizer(lowercase=True),
-        pre_tokenizers.BertPreTokenizer(),
-    )
-    tok.post_processor, tok.decoder = (
-        processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2)),
-        decoders.WordPiece(),
-    )
+    tok.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tok.post_processor = processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
+    tok.decoder = decoders.WordPiece()
     return tok
+
+
+def _letters(texts, normalizer):
+    "All letters of the texts as they continue a word, in sorted order."
+    letters = set()
+    for text in texts:
+        letters.update(normalizer.normalize_str(text))
+    return [f'##{c}' for c in sorted(letters) if not c.isspace()]
 
 
 def train_tokenizer(
@@ -64,34 +68,21 @@ def train_tokenizer(
     Raises: `ValueError` for no text, one text in place of many, or a vocabulary too
     small for the letters.
     """
-    if isinstance(texts, str) or not (texts := list(texts)):
+    texts = [] if isinstance(texts, str) else list(texts)
+    if not texts:
         raise ValueError('train_tokenizer needs a list of texts with at least one')
     tok = _word_pieces({s: i for i, s in enumerate(SPECIAL)})
-    letters = [
-        f'##{c}'
-        for c in sorted(
-            {
-                c
-                for t in texts
-                for c in tok.normalizer.normalize_str(t)
-                if not c.isspace()
-            }
-        )
-    ]
-    if vocab_size < 2 * len(letters) + len(SPECIAL):
+    letters = _letters(texts, tok.normalizer)
+    smallest = 2 * len(letters) + len(SPECIAL)
+    if vocab_size < smallest:
         raise ValueError(
             f'vocab_size {vocab_size} is too small: {len(letters)} letters '
-            f'in two forms and {len(SPECIAL)} special tokens are '
-            f'{2 * len(letters) + len(SPECIAL)}'
+            f'in two forms and {len(SPECIAL)} special tokens are {smallest}'
         )
-    tok.train_from_iterator(
-        texts,
-        trainers.WordPieceTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[*SPECIAL, *letters],
-            show_progress=False,
-        ),
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=[*SPECIAL, *letters], show_progress=False
     )
+    tok.train_from_iterator(texts, trainer)
     names = {f'{s[1:-1].lower()}_token': s for s in SPECIAL}
     return PreTrainedTokenizerFast(
         tokenizer_object=_word_pieces(tok.get_vocab()),
@@ -103,25 +94,26 @@ def train_tokenizer(
 # %% ../../nbs/1_pairs/15_batches.ipynb #22-batches-020
 def _label_faults(row, bank):
     "(row, column, reason) of each label of a row that no prompt can be made of."
-    return [
-        (row['study_id'], column, reason)
-        for column, reason in name_labels(row, bank)[1]
-    ]
+    _, faults = name_labels(row, bank)
+    return [(row['study_id'], column, reason) for column, reason in faults]
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #22-batches-022
 def _first_views(row):
-    """Two films for evaluation: the first, and the first of another view, else the
-    second, else the first again.
+    """Two films for evaluation.
+
+    The first, and the first of another view, else the second, else the first again.
     """
-    return 0, next(
-        (k for k, v in enumerate(row['views']) if v != row['views'][0]),
-        min(1, len(row['views']) - 1),
-    )
+    views = row['views']
+    for k, view in enumerate(views):
+        if view != views[0]:
+            return 0, k
+    return 0, min(1, len(views) - 1)
 
 
-def _blaming(read, study):
-    """`read` with errors that name the study too, and carry `fault` = (study, film,
-    reason).
+def _naming_study(read, study):
+    """`read` with errors that name the study, too.
+
+    They carry `fault` = (study, film, reason).
     """
 
     def call(film, *args):
@@ -135,26 +127,35 @@ def _blaming(read, study):
     return call
 
 
+def _side_to_read(crops, full_size, wanted):
+    "Shortest side of a film at which its crops keep more than `wanted` pixels a side."
+    shortest_crop = min(min(height, width) for _, _, height, width in crops)
+    return math.floor(wanted * min(full_size) / shortest_crop) + 1
+
+
 def _training_views(pair, size_of, read, size, rng, detail):
-    """A view of each of two films; each file is read once, at the smallest scale that
-    keeps more than detail*size pixels of each crop's sides.
+    """A view of each of two films; each file is read once.
+
+    It is read at the smallest scale that keeps more than detail*size pixels of each
+    crop's sides.
     """
     # film -> (H, W); one film may be both
-    full = {film: size_of(film) for film in dict.fromkeys(pair)}
-    # (box on the full film, clip limit) of each view
-    drawn = [draw_view(*full[film], rng) for film in pair]
-    # shortest side of a film's crops, full pixels
-    crop = {
-        f: min(min(box[2:]) for g, (box, _) in zip(pair, drawn) if g == f) for f in full
-    }
-    # so that this side keeps more than detail*size
-    films = {
-        f: read(f, math.floor(detail * size * min(full[f]) / crop[f]) + 1) for f in full
-    }
-    return [
-        take_view(films[f], scaled_box(box, full[f], films[f].shape), clip, size)
-        for f, (box, clip) in zip(pair, drawn)
-    ]
+    full_size = {film: size_of(film) for film in dict.fromkeys(pair)}
+    crops = {film: [] for film in full_size}
+    drawn = []  # (film, box on the full film, clip limit) of each view
+    for film in pair:
+        box, clip = draw_view(*full_size[film], rng)
+        crops[film].append(box)
+        drawn.append((film, box, clip))
+    pixels = {}
+    for film, boxes in crops.items():
+        side = _side_to_read(boxes, full_size[film], detail * size)
+        pixels[film] = read(film, side)
+    views = []
+    for film, box, clip in drawn:
+        box = scaled_box(box, full_size[film], pixels[film].shape)
+        views.append(take_view(pixels[film], box, clip, size))
+    return views
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #d4fa4f0b
 def study_images(
@@ -171,59 +172,53 @@ def study_images(
 
     Raises: `FilmError` names study and film.
     """
-    i, j = (
-        _first_views(row)
-        if rng is None
-        else sample_views(row['images'], row['views'], rng)
-    )
-    pair, size_of, read = (
-        (row['images'][i], row['images'][j]),
-        _blaming(read.size, row['study_id']),
-        _blaming(read, row['study_id']),
-    )
+    if rng is None:
+        i, j = _first_views(row)
+    else:
+        i, j = sample_views(row['images'], row['views'], rng)
+    pair = row['images'][i], row['images'][j]
+    size_of = _naming_study(read.size, row['study_id'])
+    read = _naming_study(read, row['study_id'])
     if rng is not None:
         return np.stack(_training_views(pair, size_of, read, size, rng, detail))
     views = {film: eval_view(read(film), size) for film in dict.fromkeys(pair)}
     return np.stack([views[film] for film in pair])
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #a2e6e389
-def _item(data, index):
-    """Item of a dataset; all its choices come from a generator of (seed, epoch, row),
-    and of `again` for a study shown before in the epoch.
-    """
-    k = index % len(data)
-    row = data.rows.slice(k, 1).to_pylist()[0]
-    # a study shown once more in the same epoch, see `Showing`
+def _item_rng(data, index):
+    "The generator of an item: of (seed, epoch, row), and of `again` for a `Showing`."
+    epoch = int(data.counter) if data.train else 0
+    key = [data.seed, 'item', epoch, index % len(data)]
     again = getattr(index, 'again', 0)
-    rng = rng_for(
-        data.seed,
-        'item',
-        int(data.counter) if data.train else 0,
-        k,
-        *[again] * (again > 0),
-    )
+    if again > 0:
+        key.append(again)
+    return rng_for(*key)
+
+
+def _item(data, index):
+    "Item of a dataset; all its choices come from one generator."
+    row = data.rows.slice(index % len(data), 1).to_pylist()[0]
+    rng = _item_rng(data, index)
+    image_rng = rng if data.train else None
     try:
-        images = study_images(
-            row, data.read, data.image_size, rng if data.train else None, data.detail
-        )
+        images = study_images(row, data.read, data.image_size, image_rng, data.detail)
     except FilmError as e:
         if data.on_bad_film == 'raise':
             raise
         return dict(study_id=row['study_id'], skipped=e.fault)
-    texts = study_texts(
-        row,
-        rng,
-        data.bank,
-        **{} if data.train else dict(max_negatives=len(row['negative'])),
-    )
-    return dict(
-        images=torch.from_numpy(images)[:, None], texts=texts, study_id=row['study_id']
-    )
+    if data.train:
+        texts = study_texts(row, rng, data.bank)
+    else:
+        all_negatives = len(row['negative'])
+        texts = study_texts(row, rng, data.bank, max_negatives=all_negatives)
+    images = torch.from_numpy(images)[:, None]
+    return dict(images=images, texts=texts, study_id=row['study_id'])
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #ec4378d3
 class StudyDataset(Dataset):
-    """Studies as pairs of images and pairs of texts; an item is `dict(images uint8 [2,
-    1, S, S], texts (str, str), study_id)`.
+    """Studies as pairs of images and pairs of texts.
+
+    An item is `dict(images uint8 [2, 1, S, S], texts (str, str), study_id)`.
     """
 
     def __init__(
@@ -243,10 +238,10 @@ class StudyDataset(Dataset):
         # skipped=(study, film, reason))`
         on_bad_film: str = 'raise',
     ):
-        """`StudyError` lists every fault of the table, labels that cannot be said
-        included.
+        """Check the table and open the films.
 
-        Raises: `ValueError` for options that do not exist.
+        Raises: `StudyError` lists every fault of the table, labels that cannot be said
+        included; `ValueError` for options that do not exist.
         """
         if on_bad_film not in ('raise', 'skip') or not detail > 0:
             raise ValueError(
@@ -254,22 +249,21 @@ class StudyDataset(Dataset):
                 f'{on_bad_film!r}, {detail}'
             )
         studies = validate_studies(studies)[list(COLUMNS)]
-        if faults := [
-            f
-            for r in studies.to_dict('records')
-            if not r['texts']
-            for f in _label_faults(r, bank)
-        ]:
+        faults = []
+        for row in studies.to_dict('records'):
+            if not row['texts']:
+                faults += _label_faults(row, bank)
+        if faults:
             raise StudyError(faults)
         self.rows = pa.Table.from_pandas(studies, preserve_index=False).combine_chunks()
-        self.root, self.read, self.image_size, self.train, self.seed = (
-            Path(root),
-            open_films(root),
-            image_size,
-            train,
-            seed,
-        )
-        self.bank, self.detail, self.on_bad_film = bank, detail, on_bad_film
+        self.root = Path(root)
+        self.read = open_films(root)
+        self.image_size = image_size
+        self.train = train
+        self.seed = seed
+        self.bank = bank
+        self.detail = detail
+        self.on_bad_film = on_bad_film
         # the epoch, seen by all workers
         self.counter = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -302,45 +296,45 @@ class Collate:
                 f'{type(tokenizer).__name__} has no padding token; set '
                 'tokenizer.pad_token'
             )
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer = tokenizer
+        self.max_length = max_length
 
     def __call__(
         self,
         items: Sequence[dict],  # B items of a StudyDataset
     ) -> dict:
-        """images uint8 `[2, B, 1, S, S]`, input_ids and attention_mask int64 `[2, B,
-        L]`, study_ids; skipped, if any were.
+        """A batch of items.
 
+        Returns: images uint8 `[2, B, 1, S, S]`, input_ids and attention_mask int64
+        `[2, B, L]`, study_ids; skipped, if any were.
         Raises: `FilmError` if all were.
         """
-        bad, items = (
-            [i['skipped'] for i in items if 'skipped' in i],
-            [i for i in items if 'skipped' not in i],
-        )
+        skipped = [item['skipped'] for item in items if 'skipped' in item]
+        items = [item for item in items if 'skipped' not in item]
         if not items:
-            raise FilmError(
-                'no study of the batch can be read: '
-                + '; '.join(f'study {s}: {why}' for s, _, why in bad)
-            )
-        # 2B, first texts first
-        texts = [item['texts'][v] for v in (0, 1) for item in items]
+            reasons = '; '.join(f'study {s}: {why}' for s, _, why in skipped)
+            raise FilmError(f'no study of the batch can be read: {reasons}')
+        first = [item['texts'][0] for item in items]
+        second = [item['texts'][1] for item in items]
         tokens = self.tokenizer(
-            texts,
+            first + second,
             padding=True,
             truncation=True,
             max_length=self.max_length,
             pad_to_multiple_of=8,
             return_tensors='pt',
         )
-        # B x [2,1,S,S] -> [2,B,1,S,S]
         batch = dict(
+            # B x [2,1,S,S] -> [2,B,1,S,S]
             images=torch.stack([item['images'] for item in items], 1),
             # [2B,L] -> [2,B,L]
             input_ids=tokens['input_ids'].unflatten(0, (2, -1)),
             attention_mask=tokens['attention_mask'].unflatten(0, (2, -1)),
             study_ids=[item['study_id'] for item in items],
         )
-        return batch | dict(skipped=bad) if bad else batch
+        if skipped:
+            batch['skipped'] = skipped
+        return batch
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #22-batches-045
 class EpochSampler(Sampler):
@@ -353,10 +347,11 @@ class EpochSampler(Sampler):
         # the epoch, shared with a dataset; none: one of its own
         counter: torch.Tensor | None = None,
     ):
-        self.n, self.seed = n, seed
-        self.counter = (
-            torch.zeros((), dtype=torch.int64) if counter is None else counter
-        )
+        self.n = n
+        self.seed = seed
+        if counter is None:
+            counter = torch.zeros((), dtype=torch.int64)
+        self.counter = counter
 
     def set_epoch(self, epoch: int) -> None:
         self.counter.fill_(epoch)
@@ -365,14 +360,14 @@ class EpochSampler(Sampler):
         return self.n
 
     def __iter__(self):
-        return iter(
-            rng_for(self.seed, 'order', int(self.counter)).permutation(self.n).tolist()
-        )
+        rng = rng_for(self.seed, 'order', int(self.counter))
+        return iter(rng.permutation(self.n).tolist())
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #069400d5
 class Showing(int):
-    """A row number that knows how often its row was shown before in the same epoch, so
-    that the same study is drawn anew.
+    """A row number that knows how often its row was shown before in the same epoch.
+
+    So the same study is drawn anew.
     """
 
     def __new__(
@@ -390,6 +385,7 @@ class Showing(int):
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #22-batches-048
 def _one_thread(worker):
+    "What a worker does first."
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -416,16 +412,13 @@ def make_loader(
             'a sampler is for training; evaluation reads the studies in order'
         )
     if dataset.train:
-        sampler = (
-            EpochSampler(len(dataset), dataset.seed, dataset.counter)
-            if sampler is None
-            else sampler
-        )
-    if dataset.train and len(sampler) < batch_size:
-        raise ValueError(
-            f'{len(sampler)} training studies do not fill a batch of '
-            f'{batch_size}; lower batch_size or add studies'
-        )
+        if sampler is None:
+            sampler = EpochSampler(len(dataset), dataset.seed, dataset.counter)
+        if len(sampler) < batch_size:
+            raise ValueError(
+                f'{len(sampler)} training studies do not fill a batch of '
+                f'{batch_size}; lower batch_size or add studies'
+            )
     # workers are the parallelism
     if num_workers:
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -454,16 +447,19 @@ from ..core import rng_for
 
 # %% ../../nbs/6_data/68_mixing.ipynb #fa741c16
 def _check_shares(sizes, shares):
-    names = (
-        f'the table has {", ".join(f"{s!r} ({n})" for s, n in sorted(sizes.items()))}'
-    )
-    if unknown := sorted(set(shares) - set(sizes)):
+    "`ValueError` for shares that do not fit the sources of a table."
+    listed = ', '.join(f'{s!r} ({n})' for s, n in sorted(sizes.items()))
+    names = f'the table has {listed}'
+    unknown = sorted(set(shares) - set(sizes))
+    if unknown:
         raise ValueError(f'shares for unknown sources {unknown}; {names}')
-    if absent := sorted(set(sizes) - set(shares)):
+    absent = sorted(set(sizes) - set(shares))
+    if absent:
         raise ValueError(
             f'no share for {absent}; give one to each source, 0 leaves it out; {names}'
         )
-    if bad := {s: p for s, p in shares.items() if not (math.isfinite(p) and p >= 0)}:
+    bad = {s: p for s, p in shares.items() if not (math.isfinite(p) and p >= 0)}
+    if bad:
         raise ValueError(f'shares must be numbers of at least 0, got {bad}')
     if not sum(shares.values()) > 0:
         raise ValueError(
@@ -474,7 +470,7 @@ def _check_shares(sizes, shares):
 def share_counts(
     sizes: Mapping[str, int],  # studies of each source
     shares: Mapping[str, float],  # share of each, >= 0; only their ratios count
-    length: int,  # studies an epoch
+    length: int,  # studies per epoch
 ) -> dict[str, int]:
     """Largest-remainder counts.
 
@@ -486,13 +482,15 @@ def share_counts(
     names = sorted(shares)
     # as it is written: 0.3*10 is 3
     exact = {s: Fraction(str(float(shares[s]))) for s in names}
-    quota = {s: p * length / sum(exact.values()) for s, p in exact.items()}
-    counts = {s: math.floor(q) for s, q in quota.items()}
-    for s in sorted(names, key=lambda s: counts[s] - quota[s])[
-        : length - sum(counts.values())
-    ]:
+    total = sum(exact.values())
+    quota = {s: exact[s] * length / total for s in names}
+    counts = {s: math.floor(quota[s]) for s in names}
+    left = length - sum(counts.values())
+    largest_first = sorted(names, key=lambda s: counts[s] - quota[s])
+    for s in largest_first[:left]:
         counts[s] += 1
-    if none := [s for s in names if shares[s] > 0 and not counts[s]]:
+    none = [s for s in names if shares[s] > 0 and not counts[s]]
+    if none:
         raise ValueError(
             f'of {length} studies an epoch the shares of {none} give none; '
             'raise them, set them to 0, or make the epoch longer'
@@ -502,22 +500,24 @@ def share_counts(
 # %% ../../nbs/6_data/68_mixing.ipynb #1c76a73c
 def _tape(rows, seed, source, start, stop):
     "Places start to stop of a source's endless tape of shuffled passes."
-    m0, m1 = start // len(rows), -(-stop // len(rows))  # the passes that overlap
-    tape = np.concatenate(
-        [
-            rows[rng_for(seed, 'pass', source, m).permutation(len(rows))]
-            for m in range(m0, m1)
-        ]
-    )
-    return tape[start - m0 * len(rows) : stop - m0 * len(rows)]
+    n = len(rows)
+    first_pass = start // n
+    stop_pass = math.ceil(stop / n)
+    passes = []
+    for m in range(first_pass, stop_pass):
+        order = rng_for(seed, 'pass', source, m).permutation(n)
+        passes.append(rows[order])
+    offset = first_pass * n
+    return np.concatenate(passes)[start - offset : stop - offset]
 
 
 def _showings(rows):
     "Row numbers that know how often each came before in the list."
-    seen = {}
+    shown = {}
     for k in rows:
-        seen[k] = seen.get(k, -1) + 1
-        yield Showing(k, seen[k])
+        again = shown.get(k, 0)
+        shown[k] = again + 1
+        yield Showing(k, again)
 
 # %% ../../nbs/6_data/68_mixing.ipynb #dcc8ea2e
 class MixedSampler(Sampler):
@@ -532,29 +532,25 @@ class MixedSampler(Sampler):
         # share of each source, >= 0; only their ratios count, 0 leaves a source out
         shares: Mapping[str, float],
         seed: int = 0,
-        # studies an epoch; none: as many as the sources with a share have
+        # studies per epoch; none: as many as the sources with a share have
         length: int | None = None,
         # the epoch, shared with a dataset (its `counter`); none: one of its own
         counter: torch.Tensor | None = None,
     ):
         sources = np.asarray(sources, dtype=str)
         rows = {str(s): np.flatnonzero(sources == s) for s in np.unique(sources)}
-        _check_shares({s: len(r) for s, r in rows.items()}, shares)
-        length = (
-            sum(len(r) for s, r in rows.items() if shares[s] > 0)
-            if length is None
-            else length
-        )
+        sizes = {s: len(of_source) for s, of_source in rows.items()}
+        _check_shares(sizes, shares)
+        if length is None:
+            length = sum(sizes[s] for s in sizes if shares[s] > 0)
         if length < 1:
             raise ValueError(f'length must be at least 1, got {length}')
-        self.rows, self.seed, self.counts = (
-            rows,
-            seed,
-            share_counts({s: len(r) for s, r in rows.items()}, shares, length),
-        )
-        self.counter = (
-            torch.zeros((), dtype=torch.int64) if counter is None else counter
-        )
+        if counter is None:
+            counter = torch.zeros((), dtype=torch.int64)
+        self.rows = rows
+        self.seed = seed
+        self.counts = share_counts(sizes, shares, length)
+        self.counter = counter
 
     def set_epoch(self, epoch: int) -> None:
         self.counter.fill_(epoch)
@@ -573,7 +569,7 @@ def _epoch(sampler, epoch):
     order = np.empty(len(names), int)
     for s, n in sampler.counts.items():
         if n:
-            order[names == s] = _tape(
-                sampler.rows[s], sampler.seed, s, epoch * n, (epoch + 1) * n
-            )
+            start = epoch * n
+            tape = _tape(sampler.rows[s], sampler.seed, s, start, start + n)
+            order[names == s] = tape
     return order.tolist()

@@ -28,6 +28,7 @@ from cxrclip_nb.data.studies import (
 from cxrclip_nb.data.tables import (
     KNOWN_LABELS,
     SPLIT_NAMES,
+    drop_silent,
     label_kinds,
     label_lists,
     label_name,
@@ -35,20 +36,23 @@ from cxrclip_nb.data.tables import (
     one_row_per_study,
     raise_faults,
     read_table,
+    row_name,
     summarise_left_out,
 )
+from ..text.reports import clean_text, split_sections
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-006
 MISSING = ('raise', 'skip', 'keep')
 
 
-def _begin(root, missing):
-    "The folder, and an empty list of what is left out."
+def _check_root(root, missing):
+    "The folder as a path; raises for one that is not there, or another `missing`."
     if missing not in MISSING:
         raise ValueError(f'missing={missing!r}; allowed are {", ".join(MISSING)}')
-    if not Path(root).is_dir():
+    root = Path(root)
+    if not root.is_dir():
         raise FileNotFoundError(f'no folder {root}')
-    return Path(root), []
+    return root
 
 
 def _on_disk(root, paths):
@@ -56,11 +60,9 @@ def _on_disk(root, paths):
     there = set()
     for folder in {p.rpartition('/')[0] for p in paths}:
         try:
-            there.update(
-                f'{folder}/{e.name}'.lstrip('/')
-                for e in os.scandir(root / folder)
-                if e.is_file()
-            )
+            for entry in os.scandir(root / folder):
+                if entry.is_file():
+                    there.add(f'{folder}/{entry.name}'.lstrip('/'))
         except (OSError, ValueError):
             continue  # no such folder: none of its films
     return there
@@ -74,14 +76,10 @@ def _present(films, root, missing, left_out):
     here = np.array([f in there for f in films.images], dtype=bool)
     gone = films[~here]
     if missing == 'raise':
+        where = f"in {root} (missing='skip' leaves it out, 'keep' does not look)"
         raise_faults(
-            (
-                s,
-                'images',
-                f"no film {f} in {root} (missing='skip' leaves it out, "
-                "'keep' does not look)",
-            )
-            for s, f in zip(gone.study_id, gone.images)
+            (study, 'images', f'no film {film} {where}')
+            for study, film in zip(gone.study_id, gone.images)
         )
     left_out += [(f, 'is not on disk') for f in gone.images]
     return films[here]
@@ -91,122 +89,151 @@ FILM_SUFFIXES = ('.dcm', '.dicom', '.png', '.jpg', '.jpeg')
 
 
 def _place(root, stems, usual):
-    """Paths of films by the stem of their name, wherever below root they lie; `usual`,
-    with {} for the stem, of one that is not found.
+    """Paths of films by the stem of their name, wherever below root they lie.
+
+    A film that is not found gets the path `usual`, with {} for the stem.
     """
     found = {}
     for folder, inner, files in os.walk(root):
         inner.sort()
         below = os.path.relpath(folder, root).replace(os.sep, '/')
+        prefix = '' if below == '.' else f'{below}/'
         for f in sorted(files):
             stem, suffix = os.path.splitext(f)
             if suffix.lower() in FILM_SUFFIXES:
-                found.setdefault(stem, f if below == '.' else f'{below}/{f}')
-    return [found.get(s) or usual.format(s) for s in stems]
+                found.setdefault(stem, prefix + f)
+    return [found.get(stem) or usual.format(stem) for stem in stems]
 
+# %% ../../nbs/6_data/65_corpora.ipynb #6d304914
+def _header_values(path, names):
+    """Header values of a film as text.
 
-def _dicom_tags(root, films, names):
-    """Header values of films as text, a dict for each film; empty for one that is no
-    readable DICOM file, or without pydicom.
+    Empty for a film that is no readable DICOM file, or without pydicom.
     """
+    if not path.name.endswith(('.dcm', '.dicom')):
+        return {}
     try:
         import pydicom
     except ImportError:
-        return [{} for _ in films]
+        return {}
+    try:
+        header = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=list(names)
+        )
+    # what pydicom raises on a damaged header has no common type
+    except Exception:
+        return {}
+    return {name: str(header.get(name, '') or '').strip() for name in names}
 
-    def tags(film):
-        if not film.endswith(('.dcm', '.dicom')):
-            return {}
-        try:
-            d = pydicom.dcmread(
-                root / film, stop_before_pixels=True, specific_tags=list(names)
-            )
-        # what pydicom raises on a damaged header has no common type
-        except Exception:
-            return {}
-        return {n: str(d.get(n, '') or '').strip() for n in names}
 
-    return [tags(f) for f in progress(films, desc='headers')]
+def _dicom_tags(root, films, names):
+    "Header values of films as text, a dict for each film."
+    return [_header_values(root / f, names) for f in progress(films, desc='headers')]
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-010
+def _check_one_each(films):
+    "Raises `StudyError` if one study has two patients or two splits."
+    for column in ('patient_id', 'split'):
+        pairs = films[['study_id', column]].drop_duplicates()
+        twice = pairs[pairs.study_id.duplicated(keep=False)]
+        raise_faults(
+            (study, column, f'one study with {" and ".join(rows[column])}')
+            for study, rows in twice.groupby('study_id')
+        )
+
+
 def _group_films(films):
     """A row a study: study_id, patient_id, split and lists images, views.
 
     Raises: `StudyError` if one study has two patients or two splits.
     """
-    for c in ('patient_id', 'split'):
-        pairs = films[['study_id', c]].drop_duplicates()
-        two = pairs[pairs.study_id.duplicated(keep=False)]
-        raise_faults(
-            (s, c, f'one study with {" and ".join(g[c])}')
-            for s, g in two.groupby('study_id')
-        )
+    _check_one_each(films)
     code, studies = pd.factorize(films.study_id)
     order = np.argsort(code, kind='stable')
-    n = np.bincount(code, minlength=len(studies))
-    ends = n.cumsum()
+    counts = np.bincount(code, minlength=len(studies))
+    ends = counts.cumsum()
 
-    def cut(column):
-        flat = films[column].to_numpy(dtype=object)[order].tolist()
-        return [flat[end - k : end] for end, k in zip(ends, n)]
+    def by_study(column):
+        "A list for each study, in the order of the table."
+        cells = films[column].to_numpy(dtype=object)[order].tolist()
+        return [cells[end - n : end] for end, n in zip(ends, counts)]
 
-    first = films.drop_duplicates('study_id')[
-        ['study_id', 'patient_id', 'split']
-    ].reset_index(drop=True)
-    return first.assign(images=cut('images'), views=cut('views'))
+    table = films.drop_duplicates('study_id')
+    table = table[['study_id', 'patient_id', 'split']].reset_index(drop=True)
+    return table.assign(images=by_study('images'), views=by_study('views'))
 
 
-def _map(column, by):
-    "A column translated, each distinct value once."
-    return column.map({v: by(v) for v in column.unique()})
+def _translate(column, translate):
+    "A column translated, each distinct cell once."
+    return column.map({cell: translate(cell) for cell in column.unique()})
+
+# %% ../../nbs/6_data/65_corpora.ipynb #28b459d0
+def _drop_repeated(films, left_out):
+    "The films, each once."
+    repeated = films.images.duplicated().to_numpy()
+    again = films.images[repeated]
+    left_out += [(f, 'is listed again, its first row counts') for f in again]
+    return films[~repeated]
+
+
+def _fill_lists(table):
+    "The table with a list of texts and lists of labels in each row, empty for nothing."
+    filled = {}
+    for column in ('texts', *LABEL_COLUMNS):
+        cells = table[column] if column in table else [None] * len(table)
+        nothing = [cell is None or isinstance(cell, float) for cell in cells]
+        filled[column] = [[] if no else cell for cell, no in zip(cells, nothing)]
+    return table.assign(**filled)
+
+
+def _list_filmless(says, listed, table, left_out):
+    "Adds to `left_out` the studies of which something is said, but which have no film."
+    listed = set(listed)
+    has_film = set(table.study_id)
+    for study in says.index:
+        if study in has_film:
+            continue
+        gone = study in listed
+        reason = 'none of its films is on disk' if gone else 'has no film'
+        left_out.append((study, reason))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-012
 def _count(n, one, many):
+    "A number with its noun."
     return f'{n:,} {one if n == 1 else many}'
 
 
+def _say_what_came(table, source, left_out):
+    "Prints one line: studies, patients, films, and what was left out."
+    studies = _count(len(table), 'study', 'studies')
+    patients = _count(table.patient_id.nunique(), 'patient', 'patients')
+    films = _count(int(table.images.map(len).sum()), 'film', 'films')
+    why = summarise_left_out(left_out)
+    print(f'{source}: {studies} of {patients}, {films}; {why}')
+
+
 def _finish(films, says, root, source, missing, left_out, seed=None):
-    """The study table of films (study_id, patient_id, split, images, views) and of what
-    is said (texts, labels); with a seed: split by patient.
+    """The study table of films and of what is said of studies.
+
+    `films` has study_id, patient_id, split, images, views; `says` texts and labels.
+    With a seed it is split by patient.
     """
-    again = films.images.duplicated().to_numpy()
-    left_out += [
-        (f, 'is listed again, its first row counts') for f in films.images[again]
-    ]
-    listed, films = films.study_id, _present(films[~again], root, missing, left_out)
+    listed = films.study_id
+    films = _drop_repeated(films, left_out)
+    films = _present(films, root, missing, left_out)
     table = _group_films(films).join(says, on='study_id')
-    for c in ('texts', *LABEL_COLUMNS):
-        table[c] = [
-            [] if x is None or isinstance(x, float) else x
-            for x in (table[c] if c in table else [None] * len(table))
-        ]
+    table = _fill_lists(table)
     table = table.assign(source=source, augmented=[[] for _ in range(len(table))])
-    has_film, named = set(table.study_id), set(listed)
-    left_out += [
-        (s, 'none of its films is on disk' if s in named else 'has no film')
-        for s in says.index
-        if s not in has_film
-    ]
-    silent = table[['texts', *LABEL_COLUMNS]].map(len).sum(axis=1) == 0
-    left_out += [(s, 'has neither text nor label') for s in table.study_id[silent]]
-    table = table[~silent].reset_index(drop=True)
+    _list_filmless(says, listed, table, left_out)
+    table = drop_silent(table, left_out)
     if not len(table):
-        raise StudyError(
-            [(source, 'study_id', f'no study is left; {summarise_left_out(left_out)}')]
-        )
+        reason = f'no study is left; {summarise_left_out(left_out)}'
+        raise StudyError([(source, 'study_id', reason)])
     if seed is not None:
         table = split_by_patient(table, seed=seed)
     table = validate_studies(table[list(COLUMNS)])
     table.attrs['left_out'] = left_out
-    studies, patients = (
-        _count(len(table), 'study', 'studies'),
-        _count(table.patient_id.nunique(), 'patient', 'patients'),
-    )
-    print(
-        f'{source}: {studies} of {patients}, '
-        f'{_count(int(table.images.map(len).sum()), "film", "films")}; '
-        f'{summarise_left_out(left_out)}'
-    )
+    _say_what_came(table, source, left_out)
     return table
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-015
@@ -214,129 +241,138 @@ CHEXPERT_LABELS = KNOWN_LABELS[:14]
 
 
 def _mimic_table(root, what, filled, also=()):
+    "One of MIMIC's tables; (path, frame)."
     return read_table(root, [f'mimic-cxr-2.0.0-{what}.csv'], filled, also)
 
 
-def _mimic_films(root, suffix, left_out):
-    """Films with study, patient, split and view; those that only one of the two tables
-    knows are left out.
+def _mimic_splits(root):
+    """Films (dicom_id) and their splits.
+
+    Raises: `StudyError` for any other split.
     """
-    _, meta = _mimic_table(
-        root, 'metadata', ['dicom_id', 'subject_id', 'study_id'], ['ViewPosition']
-    )
-    path, split = _mimic_table(root, 'split', ['dicom_id', 'split'])
-    split['split'] = _map(split.split, lambda s: SPLIT_NAMES.get(s.lower(), ''))
-    raise_faults(
-        (
-            f'{path.name} row {i + 2}',
-            'split',
-            'is no split; there are train, validate, test',
-        )
-        for i in split.index[split.split == '']
-    )
-    where, known = dict(zip(split.dicom_id, split.split)), set(meta.dicom_id)
-    left_out += [
-        (d, 'is in the split table, without metadata')
-        for d in split.dicom_id
-        if d not in known
-    ]
-    meta['split'] = meta.dicom_id.map(where)
-    left_out += [(d, 'is in no split') for d in meta.dicom_id[meta.split.isna()]]
-    meta = meta[meta.split.notna()]
-    p, s = 'p' + meta.subject_id, 's' + meta.study_id
+    path, rows = _mimic_table(root, 'split', ['dicom_id', 'split'])
+    rows['split'] = _translate(rows['split'], lambda s: SPLIT_NAMES.get(s.lower(), ''))
+    wrong = rows.index[rows['split'] == '']
+    reason = 'is no split; there are train, validate, test'
+    raise_faults((row_name(path, i), 'split', reason) for i in wrong)
+    return rows
+
+# %% ../../nbs/6_data/65_corpora.ipynb #9f1ccb3d
+def _mimic_films(root, suffix, left_out):
+    """Films with study, patient, split and view.
+
+    Those that only one of the two tables knows are left out.
+    """
+    ids = ['dicom_id', 'subject_id', 'study_id']
+    _, meta = _mimic_table(root, 'metadata', ids, ['ViewPosition'])
+    splits = _mimic_splits(root)
+    known = set(meta.dicom_id)
+    unknown = [d for d in splits.dicom_id if d not in known]
+    left_out += [(d, 'is in the split table, without metadata') for d in unknown]
+    meta['split'] = meta.dicom_id.map(dict(zip(splits.dicom_id, splits['split'])))
+    no_split = meta['split'].isna()
+    left_out += [(d, 'is in no split') for d in meta.dicom_id[no_split]]
+    meta = meta[~no_split]
+    patient = 'p' + meta.subject_id
+    study = 's' + meta.study_id
+    folder = 'files/' + patient.str[:3] + '/' + patient + '/' + study
     return pd.DataFrame(
         dict(
-            study_id=s,
-            patient_id=p,
-            split=meta.split,
-            views=_map(meta.ViewPosition, map_view),
-            images='files/'
-            + p.str[:3]
-            + '/'
-            + p
-            + '/'
-            + s
-            + '/'
-            + meta.dicom_id
-            + suffix,
+            study_id=study,
+            patient_id=patient,
+            split=meta['split'],
+            views=_translate(meta.ViewPosition, map_view),
+            images=folder + '/' + meta.dicom_id + suffix,
         )
     )
 
 
-def _mimic_labels(root, labels):
+def _mimic_labels(root, labeller):
     "Labels by study."
-    path, rows = _mimic_table(root, labels, ['study_id'], CHEXPERT_LABELS)
-    return label_lists(
-        one_row_per_study(
-            label_kinds(rows, CHEXPERT_LABELS, path), 's' + rows.study_id, path.name
-        )
-    )
+    path, rows = _mimic_table(root, labeller, ['study_id'], CHEXPERT_LABELS)
+    kinds = label_kinds(rows, CHEXPERT_LABELS, path)
+    return label_lists(one_row_per_study(kinds, 's' + rows.study_id, path.name))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-017
 def _sections(*texts):
     "Texts that say something, cleaned, each once."
-    from cxrclip_nb.text.reports import clean_text  # a later chapter
-
-    return list(
-        dict.fromkeys(t for t in map(clean_text, texts) if any(map(str.isalnum, t)))
-    )
+    cleaned = [clean_text(text) for text in texts]
+    telling = [text for text in cleaned if any(map(str.isalnum, text))]
+    return list(dict.fromkeys(telling))
 
 
 def _findings_impression(report):
-    from cxrclip_nb.text.reports import split_sections
-
+    "The findings and the impression of a report, as far as they say something."
     return _sections(*split_sections(report).values())
 
 
+def _report_path(folder, patient, study):
+    "Where MIMIC-CXR has the report of a study."
+    return f'{folder}/files/{patient[:3]}/{patient}/{study}.txt'
+
+
+def _read_report(path):
+    "The text of a report; None if there is no file."
+    try:
+        with open(path, encoding='utf-8-sig') as f:
+            return f.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _mimic_sectioned(folder):
+    "Findings and impression by study, from mimic_cxr_sectioned.csv if it is there."
+    name = 'mimic_cxr_sectioned.csv'
+    if not (folder / name).is_file():
+        return {}
+    _, rows = read_table(folder, [name], ['study'], ['findings', 'impression'])
+    return dict(zip(rows.study, zip(rows.findings, rows.impression)))
+
+# %% ../../nbs/6_data/65_corpora.ipynb #dc8d24e4
 def _mimic_texts(films, folder, sections, left_out):
-    """Sections by study, from the report files, else from mimic_cxr_sectioned.csv; and
-    how many studies have a report there.
+    """Sections by study, from the report files, else from mimic_cxr_sectioned.csv.
+
+    Returns: a frame with the column texts; how many studies have a report.
     """
-    cut, found = {}, 0
-    if (folder / 'mimic_cxr_sectioned.csv').is_file():
-        _, rows = read_table(
-            folder, ['mimic_cxr_sectioned.csv'], ['study'], ['findings', 'impression']
-        )
-        cut = {s: (f, i) for s, f, i in zip(rows.study, rows.findings, rows.impression)}
-    texts, studies = {}, films.drop_duplicates('study_id')
-    for study, patient in progress(
-        list(zip(studies.study_id, studies.patient_id)), desc='reports'
-    ):
+    sectioned = _mimic_sectioned(folder)
+    texts = {}
+    found = 0
+    studies = films.drop_duplicates('study_id')
+    pairs = list(zip(studies.study_id, studies.patient_id))
+    for study, patient in progress(pairs, desc='reports'):
         try:
-            with open(
-                f'{folder}/files/{patient[:3]}/{patient}/{study}.txt',
-                encoding='utf-8-sig',
-            ) as f:
-                report = f.read()
-        except (FileNotFoundError, NotADirectoryError):
-            texts[study] = _sections(*cut.get(study, ()))
-            found += study in cut
-            continue
+            report = _read_report(_report_path(folder, patient, study))
         except (OSError, ValueError):
             left_out.append((f'{study[:40]}.txt', 'is no text that can be read'))
             found += 1
             continue
-        texts[study] = sections(report)
-        found += 1
+        if report is None:
+            texts[study] = _sections(*sectioned.get(study, ()))
+            found += study in sectioned
+        else:
+            texts[study] = sections(report)
+            found += 1
     return pd.DataFrame(dict(texts=pd.Series(texts, dtype=object))), found
 
 # %% ../../nbs/6_data/65_corpora.ipynb #ca976804
-def _mimic_found(n, films, folder, given, left_out):
+def _say_missing_reports(found, films, folder, given, left_out):
     """Says that reports are lacking.
 
     Raises: `FileNotFoundError` if there is none in a folder that was given.
     """
-    said = f'reports found for {n:,} of {films.study_id.nunique():,} studies'
-    if not n and len(films):
-        s, p = films.study_id.iloc[0], films.patient_id.iloc[0]
-        said += f' (looked for {folder}/files/{p[:3]}/{p}/{s}.txt)'
+    studies = films.study_id.nunique()
+    message = f'reports found for {found:,} of {studies:,} studies'
+    if not found and len(films):
+        first = films.iloc[0]
+        path = _report_path(folder, first.patient_id, first.study_id)
+        message += f' (looked for {path})'
         if given:
             raise FileNotFoundError(
-                f'{said}: give as reports the folder that holds files/'
+                f'{message}: give as reports the folder that holds files/'
             )
-        left_out.append(('reports', said))
-    if n < films.study_id.nunique():
-        print(f'mimic: {said}')
+        left_out.append(('reports', message))
+    if found < studies:
+        print(f'mimic: {message}')
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-018
 def read_mimic(
@@ -356,59 +392,81 @@ def read_mimic(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
-    given, reports = reports is not None, Path(root if reports is None else reports)
+    root = _check_root(root, missing)
     if labels not in ('chexpert', 'negbio'):
         raise ValueError(f"labels={labels!r}; allowed are 'chexpert', 'negbio'")
+    given = reports is not None
+    reports = Path(reports) if given else root
     if not reports.is_dir():
         raise FileNotFoundError(f'no folder {reports}')
-    films, says = _mimic_films(root, suffix, left_out), _mimic_labels(root, labels)
-    texts, n = _mimic_texts(films, reports, sections or _findings_impression, left_out)
-    _mimic_found(n, films, reports, given, left_out)
+    left_out = []
+    films = _mimic_films(root, suffix, left_out)
+    says = _mimic_labels(root, labels)
+    cut = sections or _findings_impression
+    texts, found = _mimic_texts(films, reports, cut, left_out)
+    _say_missing_reports(found, films, reports, given, left_out)
     says = says.join(texts, how='outer')
     return _finish(films, says, root, 'mimic', missing, left_out)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-022
-def _chexpert_rows(root, name):
-    """Rows of a table that names its films, with study, patient, path below root and
-    view.
+def _inner_tables(root, name):
+    """Tables of a name in folders below root, as paths from there.
 
-    Raises: `StudyError` for a path of another form.
+    Raises: `ValueError` for more than one, unless root itself has such a table.
     """
-    inner = [
-        str(p.relative_to(root)).removesuffix('.gz')
-        for p in sorted(root.glob(f'*/{name}*'))
-        if p.suffix in ('.csv', '.gz')
-    ]
-    if len(set(inner)) > 1 and not (root / name).is_file():
-        raise ValueError(
-            f'{root} holds {" and ".join(sorted(set(inner)))}: give one of the folders'
-        )
-    path, rows = read_table(
-        root, [name, *inner], ['Path'], ['Frontal/Lateral', 'AP/PA', *CHEXPERT_LABELS]
-    )
+    paths = [p for p in root.glob(f'*/{name}*') if p.suffix in ('.csv', '.gz')]
+    inner = sorted({str(p.relative_to(root)).removesuffix('.gz') for p in paths})
+    if len(inner) > 1 and not (root / name).is_file():
+        raise ValueError(f'{root} holds {" and ".join(inner)}: give one of the folders')
+    return inner
+
+
+def _below_root(root, paths):
+    """Paths as CheXpert's tables have them, made relative to root.
+
+    They begin with CheXpert-v1.0(-small)/, which goes if root is that folder itself.
+    """
+    top, below = paths.iloc[0].split('/')[:2]
+    inside = not (root / top).is_dir() and (root / below).is_dir()
+    return paths.str.removeprefix(f'{top}/') if inside else paths
+
+
+def _chexpert_rows(root, name):
+    """Rows of a table that names its films, with study, patient, path and view.
+
+    Returns: the table's path, the rows.
+    Raises: `StudyError` for a film's path of another form.
+    """
+    names = [name, *_inner_tables(root, name)]
+    columns = ['Frontal/Lateral', 'AP/PA', *CHEXPERT_LABELS]
+    path, rows = read_table(root, names, ['Path'], columns)
     parts = rows.Path.str.extract(r'(patient\d+)/(study\d+)/[^/]+$')
-    raise_faults(
-        (
-            f'{path.name} row {i + 2}',
-            'Path',
-            f'{rows.Path[i][:60]!r} is not .../patientN/studyN/film',
-        )
-        for i in rows.index[parts[0].isna()]
-    )
-    top, inner = rows.Path.iloc[0].split('/')[:2]
-    # root is CheXpert-v1.0-small itself
-    inside = not (root / top).is_dir() and (root / inner).is_dir()
+    faults = []
+    for i in rows.index[parts[0].isna()]:
+        reason = f'{rows.Path[i][:60]!r} is not .../patientN/studyN/film'
+        faults.append((row_name(path, i), 'Path', reason))
+    raise_faults(faults)
     # 'LL Lateral', 'AP Frontal', ' Lateral'
-    views = _map(rows['AP/PA'] + ' ' + rows['Frontal/Lateral'], map_view)
+    views = _translate(rows['AP/PA'] + ' ' + rows['Frontal/Lateral'], map_view)
     return path, rows.assign(
         study_id=parts[0] + '/' + parts[1],
         patient_id=parts[0],
         views=views,
-        images=rows.Path.str.removeprefix(top + '/') if inside else rows.Path,
+        images=_below_root(root, rows.Path),
     )
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-023
+def _chexpert_says(rows, path):
+    "Labels and texts by study; texts stand in the 5x200 table alone."
+    cells = label_kinds(rows, CHEXPERT_LABELS, path)
+    if 'Report Impression' in rows:
+        cells['text'] = rows['Report Impression']
+    by_study = one_row_per_study(cells, rows.study_id, path.name)
+    texts = by_study.get('text', pd.Series('', by_study.index))
+    says = label_lists(by_study[list(CHEXPERT_LABELS)])
+    return says.assign(texts=[_sections(text) for text in texts])
+
+
 def read_chexpert(
     # the folder that holds CheXpert-v1.0(-small), or that folder itself
     root: str | Path,
@@ -422,28 +480,17 @@ def read_chexpert(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
-    films, says = [], []
-    for name, split in (
-        ((table, 'test'),)
-        if table
-        else (('train.csv', 'train'), ('valid.csv', 'valid'))
-    ):
+    root = _check_root(root, missing)
+    splits = {table: 'test'} if table else {'train.csv': 'train', 'valid.csv': 'valid'}
+    films = []
+    says = []
+    for name, split in splits.items():
         path, rows = _chexpert_rows(root, name)
         films.append(rows.assign(split=split))
-        said = label_kinds(rows, CHEXPERT_LABELS, path)
-        if 'Report Impression' in rows:
-            said['text'] = rows['Report Impression']
-        said = one_row_per_study(said, rows.study_id, path.name)
-        texts = said.get('text', pd.Series('', said.index))
-        says.append(
-            label_lists(said[list(CHEXPERT_LABELS)]).assign(
-                texts=[_sections(t) for t in texts]
-            )
-        )
-    return _finish(
-        pd.concat(films), pd.concat(says), root, 'chexpert', missing, left_out
-    )
+        says.append(_chexpert_says(rows, path))
+    films = pd.concat(films)
+    says = pd.concat(says)
+    return _finish(films, says, root, 'chexpert', missing, left_out=[])
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-026
 NIH_LABELS = (
@@ -464,80 +511,87 @@ NIH_LABELS = (
 )
 
 
-def _nih_labels(rows, path):
-    """Positive: what is named; negative: the others of the fourteen; films of one study
-    are put together.
+def _nih_cells(cells, path):
+    """The labels in each distinct cell, {cell: set of labels}.
+
+    Raises: `StudyError` listing each row with other labels, or with No Finding and one.
     """
-    names = {
-        cell: {label_name(x) for x in cell.split('|')}
-        for cell in rows['Finding Labels'].unique()
-    }
-    wrong = {
-        cell
-        for cell, said in names.items()
-        if said - {*NIH_LABELS, 'No Finding'} or {'No Finding'} < said
-    }
+    labels_of = {cell: {label_name(x) for x in cell.split('|')} for cell in cells}
+    wrong = set()
+    for cell, labels in labels_of.items():
+        unknown = labels - {*NIH_LABELS, 'No Finding'}
+        if unknown or {'No Finding'} < labels:
+            wrong.add(cell)
+    allowed = 'allowed are No Finding alone, or the 14 labels with | between'
     raise_faults(
-        (
-            f'{path.name} row {i + 2}',
-            'Finding Labels',
-            f'{cell[:60]!r}: allowed are No Finding alone, or the 14 labels '
-            'with | between',
-        )
-        for i, cell in rows['Finding Labels'].items()
-        if cell in wrong
+        (row_name(path, i), 'Finding Labels', f'{cell[:60]!r}: {allowed}')
+        for i, cell in cells[cells.isin(wrong)].items()
     )
-    held = {cell: [l in said for l in NIH_LABELS] for cell, said in names.items()}
-    held = (
-        pd.DataFrame([held[cell] for cell in rows['Finding Labels']])
-        .groupby(rows.study_id.to_numpy())
-        .max()
-    )
-    ill = held.to_numpy()
+    return labels_of
+
+
+def _nih_labels(rows, path):
+    """Labels by study, its films put together.
+
+    Positive is what is named, negative the others of the fourteen.
+    """
+    cells = rows['Finding Labels']
+    labels_of = _nih_cells(cells, path)
+    flags = {c: [l in labels for l in NIH_LABELS] for c, labels in labels_of.items()}
+    by_film = pd.DataFrame([flags[cell] for cell in cells])
+    by_study = by_film.groupby(rows.study_id.to_numpy()).max()
+    named = by_study.to_numpy()
+    positive = [p or ['No Finding'] for p in names_by_row(NIH_LABELS, named)]
+    negative = names_by_row(NIH_LABELS, ~named)
     return pd.DataFrame(
-        dict(
-            positive=[p or ['No Finding'] for p in names_by_row(NIH_LABELS, ill)],
-            negative=names_by_row(NIH_LABELS, ~ill),
-        ),
-        index=held.index,
+        dict(positive=positive, negative=negative), index=by_study.index
     )
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-027
 def _read_list(path):
+    "The names in a list of films."
     try:
         return path.read_text(encoding='utf-8-sig').split()
     except UnicodeError as e:
         raise ValueError(f'{path} is no list of films: {e}') from e
 
 
-def _nih_split(rows, root, seed, left_out):
-    """The split of each film by the official lists, validation dealt by patient; None
-    if there are no lists.
+def _nih_lists(root):
+    """The list that each film is in, {name: 'train_val' or 'test'}; None for no lists.
+
+    Raises: `FileNotFoundError` for one list without the other.
     """
-    lists = {s: root / f'{s}_list.txt' for s in ('train_val', 'test')}
-    gone = [p.name for p in lists.values() if not p.is_file()]
+    paths = {s: root / f'{s}_list.txt' for s in ('train_val', 'test')}
+    gone = [p.name for p in paths.values() if not p.is_file()]
     if len(gone) == 2:
         return None
     if gone:
         raise FileNotFoundError(
             f'no {gone[0]} in {root}, where the other list of the split is'
         )
-    said = rows['Image Index'].map(
-        {name: s for s, p in lists.items() for name in _read_list(p)}
-    )
-    left_out += [
-        (f, 'is in neither list of the split') for f in rows['Image Index'][said.isna()]
-    ]
-    train = rows[said == 'train_val'].drop_duplicates('study_id')
-    dealt = (
-        split_by_patient(train, valid=0.1, test=0.0, seed=seed)
-        if len(train)
-        else train.assign(split='')
-    )
-    return said.where(
-        said != 'train_val',
-        rows.patient_id.map(dict(zip(dealt.patient_id, dealt.split))),
-    )
+    list_of = {}
+    for split, path in paths.items():
+        list_of.update(dict.fromkeys(_read_list(path), split))
+    return list_of
+
+
+def _nih_split(rows, root, seed, left_out):
+    """The split of each film by the official lists; None if there are no lists.
+
+    A tenth of the patients in the training list becomes validation.
+    """
+    list_of = _nih_lists(root)
+    if list_of is None:
+        return None
+    split = rows['Image Index'].map(list_of)
+    unlisted = rows['Image Index'][split.isna()]
+    left_out += [(f, 'is in neither list of the split') for f in unlisted]
+    train = rows[split == 'train_val'].drop_duplicates('study_id')
+    if not len(train):
+        return split
+    train = split_by_patient(train, valid=0.1, test=0.0, seed=seed)
+    dealt = rows.patient_id.map(dict(zip(train.patient_id, train.split)))
+    return split.where(split != 'train_val', dealt)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-028
 def read_nih14(
@@ -554,32 +608,23 @@ def read_nih14(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
+    root = _check_root(root, missing)
+    left_out = []
     names = [table] if table else ['Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv']
-    path, rows = read_table(
-        root,
-        names,
-        ['Image Index', 'Finding Labels', 'Patient ID', 'Follow-up #'],
-        ['View Position'],
-    )
+    filled = ['Image Index', 'Finding Labels', 'Patient ID', 'Follow-up #']
+    path, rows = read_table(root, names, filled, ['View Position'])
     rows['patient_id'] = rows['Patient ID'].str.zfill(8)  # as the films' names have it
     rows['study_id'] = rows.patient_id + '_' + rows['Follow-up #'].str.zfill(3)
-    rows['images'] = _place(
-        root, [Path(f).stem for f in rows['Image Index']], 'images/{}.png'
-    )
-    rows['views'] = _map(rows['View Position'], map_view)
+    stems = [Path(f).stem for f in rows['Image Index']]
+    rows['images'] = _place(root, stems, 'images/{}.png')
+    rows['views'] = _translate(rows['View Position'], map_view)
     split = _nih_split(rows, root, seed, left_out)
-    rows['split'] = '' if split is None else split
+    own_split = split is not None
+    rows['split'] = split if own_split else ''
     rows = rows[rows.split.notna()]  # with the numbers they have in the file
-    return _finish(
-        rows,
-        _nih_labels(rows, path),
-        root,
-        'nih14',
-        missing,
-        left_out,
-        seed if split is None else None,
-    )
+    says = _nih_labels(rows, path)
+    seed = None if own_split else seed
+    return _finish(rows, says, root, 'nih14', missing, left_out, seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-031
 VINBIG_LABELS = (
@@ -602,68 +647,85 @@ VINBIG_LABELS = (
 
 
 def _vote(yes, image, reader, votes):
-    """Labels of each image, given what [rows, labels] each reader says: positive with
-    at least `votes` (None: more than half of the readers).
+    """Labels of each image, given what [rows, labels] each reader says.
+
+    Positive with at least `votes` (None: more than half of the readers).
     """
-    by_image = (
-        yes.groupby([image.to_numpy(), reader.to_numpy()], sort=False)
-        .max()
-        .groupby(level=0)
-    )
-    said, readers = by_image.sum(), by_image.size()
-    if votes and votes > (most := readers.max()):
+    both = [image.to_numpy(), reader.to_numpy()]
+    by_reader = yes.groupby(both, sort=False).max()
+    by_image = by_reader.groupby(level=0)
+    agreeing = by_image.sum()
+    readers = by_image.size()
+    most = readers.max()
+    if votes and votes > most:
         raise ValueError(
             f'votes={votes}, but no image has more than {most} readers; '
             f'write 1 to {most}'
         )
-    enough = said.ge(votes) if votes else said.mul(2).gt(readers, axis=0)
-    enough['No Finding'] &= ~enough.drop(columns='No Finding').any(axis=1)
-    enough = enough.to_numpy()
-    return pd.DataFrame(
-        dict(
-            positive=names_by_row(yes.columns, enough),
-            negative=names_by_row(yes.columns, ~enough),
-        ),
-        index=said.index,
+    if votes:
+        positive = agreeing.ge(votes)
+    else:
+        positive = agreeing.mul(2).gt(readers, axis=0)
+    ill = positive.drop(columns='No Finding').any(axis=1)
+    positive['No Finding'] &= ~ill
+    mask = positive.to_numpy()
+    names = dict(
+        positive=names_by_row(yes.columns, mask),
+        negative=names_by_row(yes.columns, ~mask),
     )
+    return pd.DataFrame(names, index=agreeing.index)
 
-
-def _vindr_released(root, split, votes):
+# %% ../../nbs/6_data/65_corpora.ipynb #73d21543
+def _vindr_labels(root, split, votes):
     "Labels by image of one table of VinDr-CXR."
-    path, rows = read_table(
-        root,
-        [f'annotations/image_labels_{split}.csv', f'image_labels_{split}.csv'],
-        ['image_id'],
-        ['No finding'],
-    )
+    name = f'image_labels_{split}.csv'
+    names = [f'annotations/{name}', name]
+    path, rows = read_table(root, names, ['image_id'], ['No finding'])
     reader = next((c for c in rows if c.lower() == 'rad_id'), None)
-    said = label_kinds(rows, [c for c in rows if c not in ('image_id', reader)], path)
-    return _vote(
-        said == 'positive',
-        rows.image_id,
-        rows[reader] if reader else pd.Series(range(len(rows))),
-        votes if reader else None,
-    )
+    columns = [c for c in rows if c not in ('image_id', reader)]
+    yes = label_kinds(rows, columns, path) == 'positive'
+    if reader:
+        return _vote(yes, rows.image_id, rows[reader], votes)
+    # the test table: one row an image, agreed on by all readers
+    return _vote(yes, rows.image_id, pd.Series(range(len(rows))), None)
 
 
-def _vinbig_released(root, votes):
+def _vinbig_labels(root, votes):
     "Labels by image of VinBigData; a reader who draws no box of a label says no."
     path, rows = read_table(root, ['train.csv'], ['image_id', 'class_name', 'rad_id'])
-    names = _map(rows.class_name, label_name)
-    wrong = ~names.isin(VINBIG_LABELS)
-    raise_faults(
-        (
-            f'{path.name} row {i + 2}',
-            'class_name',
-            f'{rows.class_name[i][:40]!r}: allowed are {", ".join(VINBIG_LABELS)}',
+    names = _translate(rows.class_name, label_name)
+    faults = []
+    for i in rows.index[~names.isin(VINBIG_LABELS)]:
+        reason = f'{rows.class_name[i][:40]!r}: allowed are {", ".join(VINBIG_LABELS)}'
+        faults.append((row_name(path, i), 'class_name', reason))
+    raise_faults(faults)
+    yes = pd.DataFrame({label: names == label for label in VINBIG_LABELS})
+    return _vote(yes, rows.image_id, rows.rad_id, votes)
+
+# %% ../../nbs/6_data/65_corpora.ipynb #f9254325
+def _check_votes(votes):
+    "Raises `ValueError` for what is neither None nor a whole number from 1."
+    if votes is None:
+        return
+    whole = isinstance(votes, int) and not isinstance(votes, bool)
+    if not whole or votes < 1:
+        raise ValueError(
+            f'votes={votes!r}; a whole number from 1, or None for the majority'
         )
-        for i in rows.index[wrong]
-    )
-    return _vote(
-        pd.DataFrame({l: names == l for l in VINBIG_LABELS}),
-        rows.image_id,
-        rows.rad_id,
-        votes,
+
+
+def _is_vindr(root):
+    """Whether a folder is VinDr-CXR, or else VinBigData.
+
+    Raises: `FileNotFoundError` if it is neither.
+    """
+    if any(root.glob('image_labels_*')) or (root / 'annotations').is_dir():
+        return True
+    if (root / 'train.csv').is_file() or (root / 'train.csv.gz').is_file():
+        return False
+    raise FileNotFoundError(
+        'no annotations/image_labels_train.csv (VinDr-CXR) and no '
+        f'train.csv (VinBigData) in {root}: give its folder'
     )
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-032
@@ -683,34 +745,21 @@ def read_vindr(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
-    if votes is not None and (
-        not isinstance(votes, int) or isinstance(votes, bool) or votes < 1
-    ):
-        raise ValueError(
-            f'votes={votes!r}; a whole number from 1, or None for the majority'
-        )
-    vindr = any(root.glob('image_labels_*')) or (root / 'annotations').is_dir()
-    if not vindr and not any((root / f'train.csv{gz}').is_file() for gz in ('', '.gz')):
-        raise FileNotFoundError(
-            'no annotations/image_labels_train.csv (VinDr-CXR) and no '
-            f'train.csv (VinBigData) in {root}: give its folder'
-        )
-    says = (
-        {s: _vindr_released(root, s, votes) for s in ('train', 'test')}
-        if vindr
-        else dict(train=_vinbig_released(root, votes))
-    )
-    split = pd.concat([pd.Series(s, t.index) for s, t in says.items()])
+    root = _check_root(root, missing)
+    _check_votes(votes)
+    if _is_vindr(root):
+        says = {s: _vindr_labels(root, s, votes) for s in ('train', 'test')}
+        seed = None  # it has a split of its own
+    else:
+        says = dict(train=_vinbig_labels(root, votes))
+    split = pd.concat([pd.Series(s, table.index) for s, table in says.items()])
     ids = split.index
+    twice = ids[ids.duplicated()]
     raise_faults(
-        (i, 'image_id', 'is in the train and in the test table')
-        for i in ids[ids.duplicated()]
+        (i, 'image_id', 'is in the train and in the test table') for i in twice
     )
-    images = [
-        p.replace('<split>', s)
-        for p, s in zip(_place(root, ids, '<split>/{}.dicom'), split)
-    ]
+    places = _place(root, ids, '<split>/{}.dicom')
+    images = [path.replace('<split>', s) for path, s in zip(places, split)]
     films = pd.DataFrame(
         dict(
             study_id=ids,
@@ -720,15 +769,8 @@ def read_vindr(
             views='PA',
         )
     )
-    return _finish(
-        films,
-        pd.concat(says.values()),
-        root,
-        'vindr',
-        missing,
-        left_out,
-        None if vindr else seed,
-    )
+    says = pd.concat(says.values())
+    return _finish(films, says, root, 'vindr', missing, [], seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-036
 # class -> positive, negative
@@ -739,45 +781,50 @@ RSNA_CLASSES = {
 }
 
 
+def _rsna_targets(root):
+    "Target of each image: positive or negative."
+    path, rows = read_table(root, ['stage_2_train_labels.csv'], ['patientId', 'Target'])
+    kinds = label_kinds(rows, ['Target'], path)
+    return one_row_per_study(kinds, rows.patientId, path.name)['Target']
+
+
+def _rsna_classes(root):
+    """Class of each image, and the path of its table.
+
+    Raises: `StudyError` for another class, or two of one image.
+    """
+    name = 'stage_2_detailed_class_info.csv'
+    path, rows = read_table(root, [name], ['patientId', 'class'])
+    allowed = f'allowed are {", ".join(RSNA_CLASSES)}'
+    unknown = rows['class'][~rows['class'].isin(RSNA_CLASSES)]
+    raise_faults(
+        (row_name(path, i), 'class', f'{cell[:40]!r}: {allowed}')
+        for i, cell in unknown.items()
+    )
+    classes = one_row_per_study(rows[['class']], rows.patientId, path.name)
+    return path, classes['class']
+
+
 def _rsna_labels(root, left_out):
     """Labels by image from its class.
 
     Raises: `StudyError` where repeated rows, or class and target, disagree.
     """
-    path, rows = read_table(root, ['stage_2_train_labels.csv'], ['patientId', 'Target'])
-    target = one_row_per_study(
-        label_kinds(rows, ['Target'], path), rows.patientId, path.name
-    )['Target']
-    path, rows = read_table(
-        root, ['stage_2_detailed_class_info.csv'], ['patientId', 'class']
-    )
-    raise_faults(
-        (
-            f'{path.name} row {i + 2}',
-            'class',
-            f'{c[:40]!r}: allowed are {", ".join(RSNA_CLASSES)}',
-        )
-        for i, c in rows['class'].items()
-        if c not in RSNA_CLASSES
-    )
-    said = one_row_per_study(rows[['class']], rows.patientId, path.name)['class']
-    left_out += [
-        (i, 'has a class, but no target') for i in said.index.difference(target.index)
-    ]
-    said = said.reindex(target.index)
-    raise_faults(
-        (i, 'Target', f'is {t}, but its class in {path.name} is {c}')
-        for i, t, c in zip(target.index, target, said)
-        if t != ('positive' if c == 'Lung Opacity' else 'negative')
-        or c not in RSNA_CLASSES
-    )
-    return pd.DataFrame(
-        dict(
-            positive=[RSNA_CLASSES[c][0] for c in said],
-            negative=[RSNA_CLASSES[c][1] for c in said],
-        ),
-        index=target.index,
-    )
+    targets = _rsna_targets(root)
+    path, classes = _rsna_classes(root)
+    no_target = classes.index.difference(targets.index)
+    left_out += [(i, 'has a class, but no target') for i in no_target]
+    classes = classes.reindex(targets.index)
+    faults = []
+    for image, target, name in zip(targets.index, targets, classes):
+        expected = 'positive' if name == 'Lung Opacity' else 'negative'
+        if target != expected or name not in RSNA_CLASSES:
+            reason = f'is {target}, but its class in {path.name} is {name}'
+            faults.append((image, 'Target', reason))
+    raise_faults(faults)
+    positive = [RSNA_CLASSES[name][0] for name in classes]
+    negative = [RSNA_CLASSES[name][1] for name in classes]
+    return pd.DataFrame(dict(positive=positive, negative=negative), index=targets.index)
 
 
 def _rsna_patients(root):
@@ -786,24 +833,24 @@ def _rsna_patients(root):
     if not path.is_file():
         return {}
     try:
-        return {
-            m['subset_img_id']: m['img_id'].split('_')[0]
-            for m in json.loads(path.read_text(encoding='utf-8-sig'))
-        }
+        mapping = json.loads(path.read_text(encoding='utf-8-sig'))
+        return {m['subset_img_id']: m['img_id'].split('_')[0] for m in mapping}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(f'{path} is no mapping to ChestX-ray14: {e!r}') from e
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-037
 def _by_image(root, says, usual, patients, source, missing, left_out, seed):
-    """The study table of a corpus in which an image is a study; view and, where
-    `patients` is None, patient are read from the DICOM.
+    """The study table of a corpus in which an image is a study.
+
+    The view is read from the DICOM, and where `patients` is None, the patient.
     """
     ids = list(says.index)
     images = _place(root, ids, usual)
     tags = _dicom_tags(root, images, ['PatientID', 'ViewPosition'])
     if patients is None:
         patients = {i: t['PatientID'] for i, t in zip(ids, tags) if t.get('PatientID')}
-    if unknown := sum(i not in patients for i in ids):
+    unknown = sum(i not in patients for i in ids)
+    if unknown:
         print(
             f'{source}: no patient is known of {unknown:,} films; each '
             'counts as a patient of its own'
@@ -819,7 +866,7 @@ def _by_image(root, says, usual, patients, source, missing, left_out, seed):
     )
     return _finish(films, says, root, source, missing, left_out, seed)
 
-
+# %% ../../nbs/6_data/65_corpora.ipynb #8ec41f97
 def read_rsna(
     # RSNA Pneumonia as distributed: stage_2_*.csv, stage_2_train_images/; best with the
     # mapping (.json)
@@ -832,17 +879,12 @@ def read_rsna(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
-    return _by_image(
-        root,
-        _rsna_labels(root, left_out),
-        'stage_2_train_images/{}.dcm',
-        _rsna_patients(root),
-        'rsna',
-        missing,
-        left_out,
-        seed,
-    )
+    root = _check_root(root, missing)
+    left_out = []
+    says = _rsna_labels(root, left_out)
+    usual = 'stage_2_train_images/{}.dcm'
+    patients = _rsna_patients(root)
+    return _by_image(root, says, usual, patients, 'rsna', missing, left_out, seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-040
 def _siim_labels(root):
@@ -851,22 +893,17 @@ def _siim_labels(root):
     Raises: `StudyError` for anything else, and for an image with both.
     """
     path, rows = read_table(root, ['train-rle.csv'], ['ImageId', 'EncodedPixels'])
-    none, mask = (
-        rows.EncodedPixels == '-1',
-        rows.EncodedPixels.str.fullmatch(r'\d+ \d+(?: \d+ \d+)*').astype(bool),
-    )
-    raise_faults(
-        (
-            f'{path.name} row {i + 2}',
-            'EncodedPixels',
-            f'{rows.EncodedPixels[i][:30]!r} is neither -1 nor a mask',
-        )
-        for i in rows.index[~none & ~mask]
-    )
-    said = pd.DataFrame(
-        dict(Pneumothorax=np.where(mask, 'positive', 'negative')), dtype=object
-    )
-    return label_lists(one_row_per_study(said, rows.ImageId, path.name))
+    cells = rows.EncodedPixels
+    is_mask = cells.str.fullmatch(r'\d+ \d+(?: \d+ \d+)*').astype(bool)
+    is_none = cells == '-1'
+    faults = []
+    for i in rows.index[~is_none & ~is_mask]:
+        reason = f'{cells[i][:30]!r} is neither -1 nor a mask'
+        faults.append((row_name(path, i), 'EncodedPixels', reason))
+    raise_faults(faults)
+    kinds = dict(Pneumothorax=np.where(is_mask, 'positive', 'negative'))
+    kinds = pd.DataFrame(kinds, dtype=object)
+    return label_lists(one_row_per_study(kinds, rows.ImageId, path.name))
 
 
 def read_siim(
@@ -880,17 +917,10 @@ def read_siim(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
-    return _by_image(
-        root,
-        _siim_labels(root),
-        'dicom-images-train/{}.dcm',
-        None,
-        'siim',
-        missing,
-        left_out,
-        seed,
-    )
+    root = _check_root(root, missing)
+    says = _siim_labels(root)
+    usual = 'dicom-images-train/{}.dcm'
+    return _by_image(root, says, usual, None, 'siim', missing, [], seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-043
 MESH = {
@@ -925,18 +955,23 @@ MESH = {
 
 
 def _mesh(terms):
-    """Labels of MeSH terms such as 'Opacity/lung/base/left': positive, or uncertain
-    where a qualifier says borderline.
+    """Labels of MeSH terms such as 'Opacity/lung/base/left'.
+
+    Positive, or uncertain where a qualifier says borderline.
     """
-    said = dict(positive={}, negative={}, uncertain={})
+    positive = []
+    uncertain = []
     for term in terms:
-        head, *more = [p.strip().lower() for p in term.split('/')]
-        if label := MESH.get(head) or MESH.get('/'.join([head, *more[:1]])):
-            said['uncertain' if 'borderline' in more else 'positive'][label] = True
-    return {
-        k: [l for l in v if k != 'uncertain' or l not in said['positive']]
-        for k, v in said.items()
-    }
+        head, *qualifiers = [part.strip().lower() for part in term.split('/')]
+        first_two = '/'.join([head, *qualifiers[:1]])
+        label = MESH.get(head) or MESH.get(first_two)
+        if not label:
+            continue
+        kind = uncertain if 'borderline' in qualifiers else positive
+        if label not in kind:
+            kind.append(label)
+    uncertain = [label for label in uncertain if label not in positive]
+    return dict(positive=positive, negative=[], uncertain=uncertain)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-045
 class _NoEntities(ET.TreeBuilder):
@@ -946,47 +981,56 @@ class _NoEntities(ET.TreeBuilder):
         raise ValueError('declares a document type, which no report does')
 
 
+def _parse_xml(path):
+    """The root element of a small file without a document type.
+
+    Raises: `ValueError` for any other file.
+    """
+    if path.stat().st_size > 2**20:
+        raise ValueError('is larger than 1 MB')
+    try:
+        return ET.fromstring(path.read_bytes(), ET.XMLParser(target=_NoEntities()))
+    except (ET.ParseError, LookupError, RecursionError) as e:
+        raise ValueError(f'is no XML: {e}') from e
+
+
 def _openi_report(path):
     """Id, sections, terms and films of one report.
 
     Raises: `ValueError` if it is none.
     """
-    if path.stat().st_size > 2**20:
-        raise ValueError('is larger than 1 MB')
-    try:
-        e = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_NoEntities()))
-    except (ET.ParseError, LookupError, RecursionError) as err:
-        raise ValueError(f'is no XML: {err}') from err
-    study = (e.find('uId').get('id') or '').strip() if e.find('uId') is not None else ''
+    report = _parse_xml(path)
+    uid = report.find('uId')
+    study = '' if uid is None else (uid.get('id') or '').strip()
     if not study:
         raise ValueError('has no uId')
-    said = {a.get('Label'): ''.join(a.itertext()) for a in e.iter('AbstractText')}
+    sections = {}
+    for element in report.iter('AbstractText'):
+        sections[element.get('Label')] = ''.join(element.itertext())
+    images = [element.get('id') for element in report.iter('parentImage')]
     return dict(
         study_id=study,
-        findings=said.get('FINDINGS', ''),
-        impression=said.get('IMPRESSION', ''),
-        terms=[m.text or '' for m in e.iterfind('MeSH/major')],
-        films=[p.get('id') for p in e.iter('parentImage') if p.get('id')],
+        findings=sections.get('FINDINGS', ''),
+        impression=sections.get('IMPRESSION', ''),
+        terms=[term.text or '' for term in report.iterfind('MeSH/major')],
+        films=[image for image in images if image],
     )
 
-
+# %% ../../nbs/6_data/65_corpora.ipynb #38eabd90
 def _openi_views(root, films):
-    """Views from the DICOM table if it is there; a frontal view counts only beside a
-    film that the table calls a lateral.
+    """Views from the DICOM table, if it is there.
+
+    A frontal view counts only beside a film that the table calls a lateral.
     """
-    if not any(
-        (root / f'nlmcxr_dicom_metadata.csv{gz}').is_file() for gz in ('', '.gz')
-    ):
+    name = 'nlmcxr_dicom_metadata.csv'
+    if not (root / name).is_file() and not (root / f'{name}.gz').is_file():
         return 'UNKNOWN'
-    _, tags = read_table(
-        root, ['nlmcxr_dicom_metadata.csv'], ['imageid'], ['View Position']
-    )
-    views = films.stem.map(
-        dict(zip(tags.imageid, _map(tags['View Position'], map_view)))
-    ).fillna('UNKNOWN')
-    return views.where(
-        (views == 'LATERAL').groupby(films.study_id).transform('any'), 'UNKNOWN'
-    )
+    _, tags = read_table(root, [name], ['imageid'], ['View Position'])
+    view_of = dict(zip(tags.imageid, _translate(tags['View Position'], map_view)))
+    views = films.stem.map(view_of).fillna('UNKNOWN')
+    is_lateral = views == 'LATERAL'
+    has_lateral = is_lateral.groupby(films.study_id).transform('any')
+    return views.where(has_lateral, 'UNKNOWN')
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-046
 def _openi_xml(root, folder):
@@ -994,7 +1038,8 @@ def _openi_xml(root, folder):
 
     Raises: `StudyError` listing the files that are no reports.
     """
-    reports, faults = [], []
+    reports = []
+    faults = []
     for path in sorted(folder.glob('*.xml')):
         try:
             reports.append(_openi_report(path))
@@ -1003,49 +1048,59 @@ def _openi_xml(root, folder):
     raise_faults(faults)
     reports = pd.DataFrame(reports)
     stems = reports.films.explode().dropna()
+    studies = reports.study_id[stems.index]
     films = pd.DataFrame(
-        dict(study_id=reports.study_id[stems.index].to_numpy(), stem=stems.to_numpy()),
-        dtype=object,
+        dict(study_id=studies.to_numpy(), stem=stems.to_numpy()), dtype=object
     )
-    return reports, films.assign(
-        images=_place(root, films.stem, 'NLMCXR_png/{}.png'),
-        views=_openi_views(root, films),
-    )
+    images = _place(root, films.stem, 'NLMCXR_png/{}.png')
+    views = _openi_views(root, films)
+    return reports, films.assign(images=images, views=views)
 
 
 def _openi_kaggle(root):
-    """Reports and films of Kaggle's two tables; a frontal film is PA or AP if the
-    study's caption says so.
+    """Reports and films of Kaggle's two tables.
+
+    A frontal film is PA or AP if the study's caption says so.
     """
-    _, reports = read_table(
-        root,
-        ['indiana_reports.csv'],
-        ['uid'],
-        ['MeSH', 'image', 'findings', 'impression'],
-    )
+    columns = ['MeSH', 'image', 'findings', 'impression']
+    _, reports = read_table(root, ['indiana_reports.csv'], ['uid'], columns)
     _, films = read_table(
         root, ['indiana_projections.csv'], ['uid', 'filename'], ['projection']
     )
-    frontal = dict(
-        zip(
-            reports.uid,
-            reports.image.str.replace(r'(?i)\blat(eral)?\b', '', regex=True).map(
-                map_view
-            ),
-        )
-    )
-    views = (
-        films.uid.map(frontal)
-        .fillna('UNKNOWN')
-        .where(films.projection.str.lower() != 'lateral', 'LATERAL')
-    )
-    images = _place(
-        root, [Path(f).stem for f in films.filename], 'images/images_normalized/{}.png'
-    )
+    frontal_caption = reports.image.str.replace(r'(?i)\blat(eral)?\b', '', regex=True)
+    frontal_of = dict(zip(reports.uid, frontal_caption.map(map_view)))
+    views = films.uid.map(frontal_of).fillna('UNKNOWN')
+    views = views.where(films.projection.str.lower() != 'lateral', 'LATERAL')
+    stems = [Path(f).stem for f in films.filename]
+    images = _place(root, stems, 'images/images_normalized/{}.png')
     films = pd.DataFrame(dict(study_id='CXR' + films.uid, images=images, views=views))
-    return reports.assign(
-        study_id='CXR' + reports.uid, terms=reports.MeSH.str.split(';')
-    ), films
+    terms = reports.MeSH.str.split(';')
+    return reports.assign(study_id='CXR' + reports.uid, terms=terms), films
+
+# %% ../../nbs/6_data/65_corpora.ipynb #b46f5678
+def _openi_tables(root):
+    """Reports and films of Open-i, in either of its forms.
+
+    Raises: `FileNotFoundError` if the folder holds neither.
+    """
+    inner = root / 'ecgen-radiology'
+    folder = inner if inner.is_dir() else root
+    if any(folder.glob('*.xml')):
+        return _openi_xml(root, folder)
+    if any(root.glob('indiana_*.csv*')):
+        return _openi_kaggle(root)
+    raise FileNotFoundError(
+        f'no *.xml in {folder} and no indiana_reports.csv in {root}: '
+        'give the folder that holds ecgen-radiology/'
+    )
+
+
+def _openi_says(reports):
+    "Labels and texts by study."
+    says = []
+    for terms, *sections in zip(reports.terms, reports.findings, reports.impression):
+        says.append(_mesh(terms) | dict(texts=_sections(*sections)))
+    return pd.DataFrame(says, index=reports.study_id.to_numpy())
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-047
 def read_openi(
@@ -1060,38 +1115,19 @@ def read_openi(
 
     Raises: `FileNotFoundError`, `ValueError` or `StudyError` naming file, column, row.
     """
-    root, left_out = _begin(root, missing)
-    folder = root / 'ecgen-radiology' if (root / 'ecgen-radiology').is_dir() else root
-    if not any(folder.glob('*.xml')) and not any(root.glob('indiana_*.csv*')):
-        raise FileNotFoundError(
-            f'no *.xml in {folder} and no indiana_reports.csv in {root}: '
-            'give the folder that holds ecgen-radiology/'
-        )
-    reports, films = (
-        _openi_xml(root, folder) if any(folder.glob('*.xml')) else _openi_kaggle(root)
-    )
-    raise_faults(
-        (s, 'uid', 'has two reports')
-        for s in reports.study_id[reports.study_id.duplicated()].unique()
-    )
-    says = [
-        _mesh(t) | dict(texts=_sections(f, i))
-        for t, f, i in zip(reports.terms, reports.findings, reports.impression)
-    ]
-    says = pd.DataFrame(says, index=reports.study_id.to_numpy())
-    told = films.study_id.isin(says.index)
-    left_out += [(f, 'belongs to no report') for f in films.images[~told]]
-    return _finish(
-        films[told].assign(patient_id=films.study_id, split=''),
-        says,
-        root,
-        'openi',
-        missing,
-        left_out,
-        seed,
-    )
+    root = _check_root(root, missing)
+    left_out = []
+    reports, films = _openi_tables(root)
+    twice = reports.study_id[reports.study_id.duplicated()]
+    raise_faults((study, 'uid', 'has two reports') for study in twice.unique())
+    says = _openi_says(reports)
+    has_report = films.study_id.isin(says.index)
+    stray = films.images[~has_report]
+    left_out += [(f, 'belongs to no report') for f in stray]
+    films = films[has_report].assign(patient_id=films.study_id, split='')
+    return _finish(films, says, root, 'openi', missing, left_out, seed)
 
-
+# %% ../../nbs/6_data/65_corpora.ipynb #abb5e070
 READERS = dict(
     mimic=read_mimic,
     chexpert=read_chexpert,

@@ -12,10 +12,13 @@ import stat
 import struct
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from ..core import CXRError
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-007
 # a film has 5 to 20 million; more is refused before it is decoded
@@ -23,7 +26,7 @@ MAX_PIXELS = 80_000_000
 MAX_BYTES = 4 * MAX_PIXELS  # and so is a larger file, before it is read
 
 
-class FilmError(ValueError):
+class FilmError(CXRError):
     "A film that cannot be read; the message names the file."
 
 
@@ -34,29 +37,38 @@ def _check_size(h, w, path):
             f'{MAX_PIXELS:,} are allowed'
         )
 
-
-@contextmanager
-def _opened(path):
-    """A film's file, open: a regular one (a pipe would wait for ever) of 1 to MAX_BYTES
-    bytes.
-    """
+# %% ../../nbs/6_data/60_decode.ipynb #260d8e79
+def _stat(path):
+    "What the file system knows of a film's file."
     try:
-        s = os.stat(path)
+        return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise FilmError(f'{path}: no such file') from None
     except ValueError as e:
         raise FilmError(f'{str(path)!r}: no file can have this name ({e})') from e
     except OSError as e:
         raise FilmError(f'{path}: cannot be opened ({e.strerror})') from e
-    if not stat.S_ISREG(s.st_mode):
-        raise FilmError(
-            f'{path}: '
-            f'{"is a folder" if stat.S_ISDIR(s.st_mode) else "is no regular file"}'
-        )
-    if s.st_size == 0:
+
+
+def _check_file(path):
+    "`FilmError` for all but a regular file of 1 to MAX_BYTES bytes."
+    found = _stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise FilmError(f'{path}: is a folder')
+    if not stat.S_ISREG(found.st_mode):  # a pipe, say: it would wait for ever
+        raise FilmError(f'{path}: is no regular file')
+    if found.st_size == 0:
         raise FilmError(f'{path}: the file is empty')
-    if s.st_size > MAX_BYTES:
-        raise FilmError(f'{path}: {s.st_size:,} bytes; at most {MAX_BYTES:,} are read')
+    if found.st_size > MAX_BYTES:
+        raise FilmError(
+            f'{path}: {found.st_size:,} bytes; at most {MAX_BYTES:,} are read'
+        )
+
+
+@contextmanager
+def _open_file(path):
+    "A film's file, checked and open."
+    _check_file(path)
     try:
         with open(path, 'rb') as f:
             yield f
@@ -65,33 +77,32 @@ def _opened(path):
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-009
 def _grey_range(a):
-    """Darkest and brightest of the values; those far outside the range of the middle 98
-    % do not count.
+    """Darkest and brightest of the values.
+
+    Those far outside the range of the middle 98 % do not count.
     """
     a = a.ravel()
-    p, q = np.percentile(a[:: (a.size // 50_000) | 1], (1, 99))
-    far = (q - p) / 2 if q > p else np.inf
-    counts = a[(a >= p - far) & (a <= q + far)]
+    step = (a.size // 50_000) | 1  # odd, and not 0
+    low, high = np.percentile(a[::step], (1, 99))
+    far = (high - low) / 2 if high > low else np.inf
+    counts = a[(a >= low - far) & (a <= high + far)]
     return float(counts.min()), float(counts.max())
 
 
 def _stretch(a, low, high):
     "Values from `low` (black) to `high` (white) as uint8; one value alone is black."
-    a, scale = (
-        a.astype(np.float64 if a.dtype.kind == 'f' else np.float32),
-        255 / (high - low) if high > low else 0,
-    )
+    a = a.astype(np.float64 if a.dtype.kind == 'f' else np.float32)
+    scale = 255 / (high - low) if high > low else 0
     return np.round((a.clip(low, high) - low) * scale).astype(np.uint8)
 
 
 def _to_grey8(a):
     "Any decoded array [H, W] or [H, W, C] -> uint8 [H, W]."
-    if a.ndim == 3:
-        a = (
-            a[..., 0]
-            if a.shape[2] < 3
-            else cv2.cvtColor(np.ascontiguousarray(a[..., :3]), cv2.COLOR_RGB2GRAY)
-        )
+    if a.ndim == 3 and a.shape[2] < 3:
+        a = a[..., 0]
+    elif a.ndim == 3:
+        colour = np.ascontiguousarray(a[..., :3])
+        a = cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)
     if a.dtype == np.uint8:
         return np.ascontiguousarray(a)
     if a.dtype == bool:
@@ -101,7 +112,8 @@ def _to_grey8(a):
     return _stretch(a, *_grey_range(a))
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-012
-_TURNED = {
+# EXIF orientation -> the turn that makes a film upright
+_TURNS = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
@@ -112,53 +124,67 @@ _TURNED = {
 }
 
 
-def _upright(film, note):
-    "The film turned as its EXIF orientation note (1 to 8) asks."
-    return np.ascontiguousarray(_TURNED[note](film)) if note in _TURNED else film
+def _upright(film, orientation):
+    "The film turned as its EXIF orientation (1 to 8) asks."
+    if orientation not in _TURNS:
+        return film
+    return np.ascontiguousarray(_TURNS[orientation](film))
 
 
-def _note(exif):
-    """EXIF orientation, 1 to 8; 1 (as it lies) if there is none, or none that can be
-    read.
-    """
+def _orientation(exif):
+    "EXIF orientation, 1 to 8; 1 (as it lies) if there is none that can be read."
     try:
         if isinstance(exif, bytes):
             data, exif = exif, Image.Exif()
             exif.load(data)
-        note = exif.get(274, 1)
+        orientation = exif.get(274, 1)
     except Exception:
         return 1
-    return note if isinstance(note, int) and 1 <= note <= 8 else 1
+    if isinstance(orientation, int) and 1 <= orientation <= 8:
+        return orientation
+    return 1
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-015
 # markers of a JPEG's frame header, which holds its size
-_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = 0xC2
+_FILLING = 0xFF
+_APP1 = 0xE1  # marker of the segment that may hold EXIF
+
+
+class _JpegHeader(NamedTuple):
+    height: int
+    width: int
+    channels: int
+    orientation: int  # by EXIF
+    marker: int  # of the frame
+    end: int  # position in the file
 
 
 def _jpeg_header(f, path):
-    """Of a JPEG open at its start: (H, W, channels, EXIF note, frame marker, position
-    of the frame header).
-    """
+    "Walk the segments of a JPEG, open at its start, to its frame header."
     f.seek(2)
-    note = 1
-    while len(head := f.read(4)) == 4 and head[0] == 0xFF:
-        kind, n = head[1], (head[2] << 8 | head[3]) - 2
-        if kind == 0xFF:
-            f.seek(-3, 1)  # a filling byte
-        elif kind in _FRAMES:
-            if len(frame := f.read(6)) < 6:
+    orientation = 1
+    head = f.read(4)
+    while len(head) == 4 and head[0] == 0xFF:
+        marker = head[1]
+        length = (head[2] << 8 | head[3]) - 2
+        if marker == _FILLING:
+            f.seek(-3, 1)
+        elif marker in _FRAME_MARKERS:
+            frame = f.read(6)
+            if len(frame) < 6:
                 break
             _, h, w, channels = struct.unpack('>BHHB', frame)
             _check_size(h, w, path)
-            return h, w, channels, note, kind, f.tell()
-        elif (
-            kind == 0xE1
-            and note == 1
-            and (part := f.read(max(n, 0)))[:6] == b'Exif\0\0'
-        ):
-            note = _note(part)
-        elif kind != 0xE1 or note != 1:
-            f.seek(n, 1)
+            return _JpegHeader(h, w, channels, orientation, marker, f.tell())
+        elif marker == _APP1 and orientation == 1:
+            segment = f.read(max(length, 0))
+            if segment[:6] == b'Exif\0\0':
+                orientation = _orientation(segment)
+        else:
+            f.seek(length, 1)
+        head = f.read(4)
     raise FilmError(f'{path}: damaged or cut off (a JPEG whose header gives no size)')
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-017
@@ -169,9 +195,11 @@ JPEG_SCALES = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-# of a progressive JPEG; one as drawn by cameras has about 10, a malicious one keeps the
-# decoder busy for hours
-_MAX_SCANS = 500
+
+
+def _scaled(side, divisor):
+    "A side after decoding at 1/divisor, rounded up."
+    return -(-side // divisor)
 
 
 def jpeg_scale(
@@ -179,28 +207,46 @@ def jpeg_scale(
     min_side: int | None,  # what must be left; none: everything
 ) -> int:  # 1, 2, 4 or 8; a side becomes ceil(side/k)
     "Largest of JPEG's divisors that leaves `side` at least `min_side`."
-    return next((k for k in (8, 4, 2) if min_side and -(-side // k) >= min_side), 1)
+    if not min_side:
+        return 1
+    for divisor in (8, 4, 2):
+        if _scaled(side, divisor) >= min_side:
+            return divisor
+    return 1
+
+# %% ../../nbs/6_data/60_decode.ipynb #8e89dee5
+# of a progressive JPEG; one as drawn by cameras has about 10, a malicious one keeps the
+# decoder busy for hours
+_MAX_SCANS = 500
+_END_OF_IMAGE = b'\xff\xd9'
+_START_OF_SCAN = b'\xff\xda'
+
+
+def _check_jpeg(data, header, path):
+    "`FilmError` for a JPEG without its end, or with too many scans."
+    last_part = max(header.end, len(data) - 4096)
+    if data.rfind(_END_OF_IMAGE, last_part) < 0:
+        raise FilmError(f'{path}: damaged or cut off (a JPEG without its end)')
+    if header.marker == _PROGRESSIVE:
+        if data.count(_START_OF_SCAN, header.end) > _MAX_SCANS:
+            raise FilmError(f'{path}: a JPEG of more than {_MAX_SCANS} scans')
 
 
 def _decode_jpeg(data, path, min_side):
-    h, w, channels, note, kind, start = _jpeg_header(io.BytesIO(data), path)
-    if data.rfind(b'\xff\xd9', max(start, len(data) - 4096)) < 0:
-        raise FilmError(f'{path}: damaged or cut off (a JPEG without its end)')
-    if kind == 0xC2 and data.count(b'\xff\xda', start) > _MAX_SCANS:
-        raise FilmError(f'{path}: a JPEG of more than {_MAX_SCANS} scans')
-    if channels not in (1, 3):
+    header = _jpeg_header(io.BytesIO(data), path)
+    _check_jpeg(data, header, path)
+    if header.channels not in (1, 3):
         return _decode_pillow(data, path)
+    h, w = header.height, header.width
     k = jpeg_scale(min(h, w), min_side)
+    flags = JPEG_SCALES[k] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        film = cv2.imdecode(
-            np.frombuffer(data, np.uint8),
-            JPEG_SCALES[k] | cv2.IMREAD_IGNORE_ORIENTATION,
-        )
+        film = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         film = None
-    if film is None or film.shape != (-(-h // k), -(-w // k)):
+    if film is None or film.shape != (_scaled(h, k), _scaled(w, k)):
         raise FilmError(f'{path}: damaged; the JPEG cannot be decoded')
-    return _upright(film, note)
+    return _upright(film, header.orientation)
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-020
 _FORMATS = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG2000')
@@ -212,37 +258,35 @@ def _open_pillow(f, path):
         im = Image.open(f, formats=_FORMATS)
         frames = getattr(im, 'n_frames', 1)
     except UnidentifiedImageError as e:
+        formats = ', '.join(_FORMATS)
         raise FilmError(
-            f'{path}: not a film that can be read (none of '
-            f'{", ".join(_FORMATS)}, DICOM)'
+            f'{path}: not a film that can be read (none of {formats}, DICOM)'
         ) from e
     except Exception as e:
-        raise FilmError(
-            f'{path}: not a film that can be read ({e or type(e).__name__})'
-        ) from e
+        reason = e or type(e).__name__
+        raise FilmError(f'{path}: not a film that can be read ({reason})') from e
     _check_size(*im.size, path)
     if frames > 1 and im.format != 'MPO':
         raise FilmError(f'{path}: {frames} pictures in one file; a film is one')
     return im
 
 
+def _has_plain_pixels(im):
+    "Whether the values of Pillow's image are grey levels or RGB as they are."
+    return im.mode in ('1', 'L', 'LA', 'RGB', 'RGBA', 'F') or im.mode.startswith('I')
+
+
 def _decode_pillow(data, path):
     im = _open_pillow(io.BytesIO(data), path)
     try:
-        size, note = im.size[::-1], _note(im.getexif())
-        if im.mode not in (
-            '1',
-            'L',
-            'LA',
-            'RGB',
-            'RGBA',
-            'F',
-        ) and not im.mode.startswith('I'):
+        w, h = im.size
+        orientation = _orientation(im.getexif())
+        if not _has_plain_pixels(im):
             im = im.convert('RGB')
         film = _to_grey8(np.asarray(im))
-        if film.shape != size:
-            raise ValueError(f'{size} pixels announced, {film.shape} there')
-        return _upright(film, note)
+        if film.shape != (h, w):
+            raise ValueError(f'{(h, w)} pixels announced, {film.shape} there')
+        return _upright(film, orientation)
     except Exception as e:
         raise FilmError(f'{path}: damaged or cut off ({e or type(e).__name__})') from e
 
@@ -255,26 +299,30 @@ def _is_dicom(head):
     """By the mark after 128 bytes, or, without that preamble, by a first element of
     group 2 or 8.
     """
-    return (
-        head[128:132] == b'DICM'
-        or head[:2] in (b'\2\0', b'\x08\0')
-        and head[3:4] == b'\0'
-    )
+    has_mark = head[128:132] == b'DICM'
+    has_element = head[:2] in (b'\2\0', b'\x08\0') and head[3:4] == b'\0'
+    return has_mark or has_element
 
 
-def _open_dicom(f, path, head, **options):
-    "The data set, its size checked; one picture, whose pixels are not yet decoded."
+def _import_pydicom(path):
     try:
         import pydicom
     except ImportError as e:
         raise FilmError(f'{path} is a DICOM file; to read it: {_EXTRA}') from e
+    return pydicom
+
+
+def _open_dicom(f, path, head, **options):
+    "The data set, its size checked; one picture, whose pixels are not yet decoded."
+    pydicom = _import_pydicom(path)
     if _DEFLATED in head[:2048]:
         raise FilmError(
             f'{path}: a deflated DICOM file; store it in another transfer syntax'
         )
     try:
         d = pydicom.dcmread(f, force=True, **options)
-        h, w, frames = int(d.Rows), int(d.Columns), int(d.get('NumberOfFrames') or 1)
+        h, w = int(d.Rows), int(d.Columns)
+        frames = int(d.get('NumberOfFrames') or 1)
     except Exception as e:
         raise FilmError(
             f'{path}: a damaged DICOM file, or one without a picture ({e})'
@@ -285,33 +333,42 @@ def _open_dicom(f, path, head, **options):
     return d
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-023
+_JPEG2000_START = b'\xff\x4f\xff\x51'
+
+
 def _coded_size(code, path):
     """(H, W) that a compressed picture claims in its own header, JPEG or JPEG 2000;
     None for other codes.
     """
     if code[:2] == b'\xff\xd8':
-        return _jpeg_header(io.BytesIO(code), path)[:2]
-    k = code[:200].find(b'\xff\x4f\xff\x51')
+        header = _jpeg_header(io.BytesIO(code), path)
+        return header.height, header.width
+    k = code[:200].find(_JPEG2000_START)
     if k < 0 or len(code) < k + 42:
         return None
-    x, y, x0, y0 = struct.unpack('>4I', code[k + 8 : k + 24])
+    right, bottom, left, top = struct.unpack('>4I', code[k + 8 : k + 24])
     (channels,) = struct.unpack('>H', code[k + 40 : k + 42])
-    return (y - y0, x - x0) if channels in (1, 3) else (0, 0)
+    if channels not in (1, 3):
+        return 0, 0
+    return bottom - top, right - left
 
 
-def _check_code(d, path):
-    """A transfer syntax for files that lack it; refuses a missing codec, and a code
-    whose size is not that of the data set.
-    """
-    from pydicom.encaps import get_frame
-    from pydicom.pixels import get_decoder
+def _add_transfer_syntax(d):
+    "For files that lack it: one of the two without compression."
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if 'TransferSyntaxUID' not in d.file_meta:
+        is_implicit, _ = d.original_encoding
         d.file_meta.TransferSyntaxUID = (
-            ExplicitVRLittleEndian,
-            ImplicitVRLittleEndian,
-        )[d.original_encoding[0]]
+            ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        )
+
+
+def _check_code(d, path):
+    "Refuses a missing codec, and a code whose size is not that of the data set."
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder
+
     syntax = d.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:
         return
@@ -328,40 +385,45 @@ def _check_code(d, path):
         )
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-025
-def _window(v, d):
-    """`v` through the file's VOI LUT or first window, with the two ends of its scale;
-    None if there is none that shows anything.
+def _window(values, d):
+    """The values through the file's VOI LUT or first window.
+
+    Returns: windowed values, lowest and highest of the window's scale; None if there is
+    none that shows anything.
     """
     from pydicom.pixels import apply_voi_lut
 
+    extremes = np.array([-(2**31), 2**31])
     try:
         with np.errstate(over='ignore'):
-            w, ends = apply_voi_lut(v, d), apply_voi_lut(np.array([-(2**31), 2**31]), d)
+            windowed = apply_voi_lut(values, d)
+            ends = apply_voi_lut(extremes, d)
     except ValueError:
         return None  # a window of no width
-    return (
-        None
-        if w is v or w.min() == w.max()
-        else (w, min(ends.min(), w.min()), max(ends.max(), w.max()))
-    )
+    low, high = windowed.min(), windowed.max()
+    if windowed is values or low == high:
+        return None
+    return windowed, min(ends.min(), low), max(ends.max(), high)
 
 
 def _padding(a, d):
     """Where there is no picture, bool [H, W]: the padding value, or the range of values
     up to its limit.
     """
-    ends = (
-        sorted(
-            int(d.get(k, d.PixelPaddingValue))
-            for k in ('PixelPaddingValue', 'PixelPaddingRangeLimit')
-        )
-        if d.get('PixelPaddingValue') is not None
-        else (1, 0)
-    )
-    outside = (a >= ends[0]) & (a <= ends[1])
+    value = d.get('PixelPaddingValue')
+    if value is None:
+        return np.zeros(a.shape, bool)
+    limit = d.get('PixelPaddingRangeLimit', value)
+    low, high = sorted((int(value), int(limit)))
+    outside = (a >= low) & (a <= high)
     return np.zeros_like(outside) if outside.all() else outside
 
 # %% ../../nbs/6_data/60_decode.ipynb #12-decode-026
+def _is_negative(d):
+    is_inverse = d.get('PresentationLUTShape') == 'INVERSE'
+    return d.PhotometricInterpretation == 'MONOCHROME1' or is_inverse
+
+
 def _dicom_grey(d):
     "Pixels -> rescale -> window -> one inversion for the negative -> uint8 [H, W]."
     from pydicom.pixels import apply_color_lut, apply_modality_lut
@@ -371,19 +433,16 @@ def _dicom_grey(d):
         a = apply_color_lut(a, d)
     if a.ndim == 3:
         return _to_grey8(a)
-    outside, v = _padding(a, d), apply_modality_lut(a, d)
-    if shown := _window(v, d):
+    outside = _padding(a, d)
+    values = apply_modality_lut(a, d)
+    shown = _window(values, d)
+    if shown:
         grey = _stretch(*shown)
+    elif a.dtype == np.uint8 and d.BitsStored == 8:
+        grey = a.copy()
     else:
-        grey = (
-            a.copy()
-            if a.dtype == np.uint8 and d.BitsStored == 8
-            else _stretch(v, *_grey_range(v[~outside]))
-        )
-    if (
-        d.PhotometricInterpretation == 'MONOCHROME1'
-        or d.get('PresentationLUTShape') == 'INVERSE'
-    ):
+        grey = _stretch(values, *_grey_range(values[~outside]))
+    if _is_negative(d):
         grey = 255 - grey
     grey[outside] = 0
     return grey
@@ -392,11 +451,12 @@ def _dicom_grey(d):
 def _decode_dicom(data, path):
     d = _open_dicom(io.BytesIO(data), path, data)
     try:
+        _add_transfer_syntax(d)
         _check_code(d, path)
         film = _dicom_grey(d)
-        if film.shape == (d.Rows, d.Columns):
-            return film
-        raise ValueError(f'shape {film.shape}')
+        if film.shape != (d.Rows, d.Columns):
+            raise ValueError(f'shape {film.shape}')
+        return film
     except FilmError:
         raise
     except Exception as e:
@@ -418,15 +478,13 @@ def read_film(
     Raises: `FilmError` naming the file if it is missing, empty, damaged, too large or
     no film.
     """
-    with _opened(path) as f:
+    with _open_file(path) as f:
         data = f.read()
     if data[:2] == b'\xff\xd8':
         return _decode_jpeg(data, path, min_side)
-    return (
-        _decode_dicom(data, path)
-        if _is_dicom(data[:132])
-        else _decode_pillow(data, path)
-    )
+    if _is_dicom(data[:132]):
+        return _decode_dicom(data, path)
+    return _decode_pillow(data, path)
 
 
 def film_size(path: str | Path) -> tuple[int, int]:  # H, W of `read_film(path)`
@@ -434,18 +492,19 @@ def film_size(path: str | Path) -> tuple[int, int]:  # H, W of `read_film(path)`
 
     Raises: `FilmError` names a file that has none.
     """
-    with _opened(path) as f:
+    with _open_file(path) as f:
         head = f.read(2048)
         f.seek(0)
         if head[:2] == b'\xff\xd8':
-            h, w, _, note, *_ = _jpeg_header(f, path)
+            h, w, _, orientation, *_ = _jpeg_header(f, path)
         elif _is_dicom(head):
             d = _open_dicom(f, path, head, stop_before_pixels=True)
-            h, w, note = int(d.Rows), int(d.Columns), 1
+            h, w, orientation = int(d.Rows), int(d.Columns), 1
         else:
             im = _open_pillow(f, path)
-            (w, h), note = im.size, _note(im.getexif())
-    return (w, h) if note > 4 else (h, w)
+            w, h = im.size
+            orientation = _orientation(im.getexif())
+    return (w, h) if orientation > 4 else (h, w)
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-003
 import json
@@ -460,6 +519,7 @@ from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -470,16 +530,22 @@ from ..core import atomic_path, progress
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-009
 _BIN, _INDEX, _JOURNAL = 'film_cache.bin', 'film_cache.parquet', 'film_cache.journal'
-_COLUMNS = [
-    'film',
-    'offset',
-    'bytes',
-    'crc',
-    'height',
-    'width',
-    'full_height',
-    'full_width',
-]
+
+
+class _Entry(NamedTuple):
+    "What a cache knows of a film; a line of its journal, a row of its index."
+
+    film: str
+    offset: int  # in the file
+    bytes: int  # how many
+    crc: int  # check sum
+    height: int
+    width: int
+    full_height: int  # before it was made small
+    full_width: int
+
+
+_COLUMNS = list(_Entry._fields)
 
 
 def _shrunk(film, side):
@@ -490,27 +556,23 @@ def _shrunk(film, side):
     short = min(h, w)
     if short <= side:
         return film
-    return cv2.resize(
-        film,
-        (round(w * side / short), round(h * side / short)),
-        interpolation=cv2.INTER_AREA,
-    )
+    size = round(w * side / short), round(h * side / short)
+    return cv2.resize(film, size, interpolation=cv2.INTER_AREA)
 
 
-def _entry(read, side, form, quality, film):
+def _small_film(read, side, form, quality, film):
     """What a cache holds of a film: (bytes, H, W, full H, full W); or the reason why it
     cannot.
     """
     try:
-        full, small = read.full_size(film), _shrunk(read(film, 2 * side), side)
+        full_size = read.full_size(film)
+        small = _shrunk(read(film, 2 * side), side)
     except FilmError as e:
         return str(e)
-    data = (
-        small
-        if form == 'packed'
-        else cv2.imencode('.jpg', small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    )
-    return data.tobytes(), *small.shape, *full
+    data = small
+    if form == 'jpeg':
+        _, data = cv2.imencode('.jpg', small, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes(), *small.shape, *full_size
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-010
 def _die_with_parent():
@@ -523,40 +585,50 @@ def _die_with_parent():
     Thread(target=wait, daemon=True).start()
 
 
-def _in_order(work, items, num_workers):
-    "(item, work(item)) in order; processes work a few items ahead."
-    # each worker has four films waiting, so none idles while this process writes, and
-    # no more than that lies in memory
-    if not num_workers:
-        yield from ((x, work(x)) for x in items)
-        return
-    ahead, threads = deque(), cv2.getNumThreads()
+def _work_ahead(pool, work, items, n_ahead):
+    "(item, work(item)) in order; processes work `n_ahead` items ahead."
+    waiting = deque()
 
     def take():
-        x, future = ahead.popleft()
+        item, future = waiting.popleft()
         try:
-            return x, future.result()
+            return item, future.result()
         except BrokenProcessPool as e:
             raise RuntimeError(
-                f'a worker died (out of memory?) while it read {x} or one '
-                f'of the {4 * num_workers} films after it'
+                f'a worker died (out of memory?) while it read {item} or one '
+                f'of the {n_ahead} films after it'
             ) from e
 
+    for item in items:
+        waiting.append((item, pool.submit(work, item)))
+        if len(waiting) > n_ahead:
+            yield take()
+    while waiting:
+        yield take()
+
+
+def _in_order(work, items, num_workers):
+    "(item, work(item)) in order, by `num_workers` processes or, for 0, by this one."
+    if not num_workers:
+        for item in items:
+            yield item, work(item)
+        return
+    # each worker has four films waiting, so none idles while this process writes, and
+    # no more than that lies in memory
+    n_ahead = 4 * num_workers
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # a forked process cannot use, nor end, OpenCV's threads
     try:
         with ProcessPoolExecutor(num_workers, initializer=_die_with_parent) as pool:
-            for x in items:
-                ahead.append((x, pool.submit(work, x)))
-                if len(ahead) > 4 * num_workers:
-                    yield take()
-            while ahead:
-                yield take()
+            yield from _work_ahead(pool, work, items, n_ahead)
     finally:
         cv2.setNumThreads(threads)
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-012
-def _inside(root, film):
-    if os.path.isabs(film) or '..' in film.replace('\\', '/').split('/'):
+def _path_below(root, film):
+    "The file of a film; `FilmError` for a name that leads out of the root."
+    parts = film.replace('\\', '/').split('/')
+    if os.path.isabs(film) or '..' in parts:
         raise FilmError(
             f'{film}: a film is named by its path below {root}, without ".."'
         )
@@ -572,17 +644,17 @@ class FilmFolder:
         self.root = str(root)
 
     def __call__(self, film: str, min_side: int | None = None) -> np.ndarray:
-        return read_film(_inside(self.root, film), min_side)
+        return read_film(_path_below(self.root, film), min_side)
 
-    # H, W of self(film), from the header
     def size(self, film: str) -> tuple[int, int]:
-        return film_size(_inside(self.root, film))
+        "H, W of self(film), from the header."
+        return film_size(_path_below(self.root, film))
 
     full_size = size
 
     def __contains__(self, film):
         try:
-            return os.path.isfile(_inside(self.root, film))
+            return os.path.isfile(_path_below(self.root, film))
         except FilmError:
             return False
 
@@ -597,17 +669,15 @@ class FilmCache:
         index = _read_index(Path(root))
         self.settings = index.attrs
         self._row = dict(zip(index.film, range(len(index))))
+        # all but the name of each `_Entry`
         self._table = index[_COLUMNS[1:]].to_numpy(np.int64)
-        self._data = (
-            np.asarray(np.memmap(Path(root) / _BIN, mode='r'))
-            if len(index)
-            else np.empty(0, np.uint8)
-        )
         self._checked = np.zeros(len(index), bool)
+        self._data = np.empty(0, np.uint8)
+        if len(index):
+            self._data = np.asarray(np.memmap(Path(root) / _BIN, mode='r'))
 
-    # another process maps the file anew
     def __reduce__(self):
-        return FilmCache, (self.root,)
+        return FilmCache, (self.root,)  # another process maps the file anew
 
     def __contains__(self, film):
         return film in self._row
@@ -615,55 +685,58 @@ class FilmCache:
     def __len__(self):
         return len(self._row)
 
-    def _find(self, film):
-        if film in self._row:
-            return self._row[film]
-        raise FilmError(
-            f'{film}: not in the cache {self.root} '
-            f'({self.settings["left_out"].get(film) or "call cache_films with it"})'
-        )
+    def _entry(self, film):
+        "The film's row, and its entry."
+        if film not in self._row:
+            reason = self.settings['left_out'].get(film) or 'call cache_films with it'
+            raise FilmError(f'{film}: not in the cache {self.root} ({reason})')
+        row = self._row[film]
+        return row, _Entry(film, *self._table[row].tolist())
 
-    # H, W of self(film)
     def size(self, film: str) -> tuple[int, int]:
-        return tuple(self._table[self._find(film), 3:5].tolist())
+        "H, W of self(film)."
+        _, entry = self._entry(film)
+        return entry.height, entry.width
 
-    # before it was made small
     def full_size(self, film: str) -> tuple[int, int]:
-        return tuple(self._table[self._find(film), 5:7].tolist())
+        "H, W before it was made small."
+        _, entry = self._entry(film)
+        return entry.full_height, entry.full_width
 
     def __call__(self, film: str, min_side: int | None = None) -> np.ndarray:
-        i = self._find(film)
-        at, n, crc, h, w = self._table[i, :5].tolist()
-        data = self._data[at : at + n]
-        if not self._checked[i]:  # once in a process
-            if len(data) < n or zlib.crc32(data) != crc:
+        row, entry = self._entry(film)
+        data = self._data[entry.offset : entry.offset + entry.bytes]
+        if not self._checked[row]:  # once in a process
+            if len(data) < entry.bytes or zlib.crc32(data) != entry.crc:
                 raise FilmError(
                     f'{film}: damaged in the cache {self.root}; call '
                     'cache_films again to mend it'
                 )
-            self._checked[i] = True
+            self._checked[row] = True
         if self.settings['form'] == 'packed':
-            return data.reshape(h, w).copy()
-        return cv2.imdecode(data, JPEG_SCALES[jpeg_scale(min(h, w), min_side)])
+            return data.reshape(entry.height, entry.width).copy()
+        scale = jpeg_scale(min(entry.height, entry.width), min_side)
+        return cv2.imdecode(data, JPEG_SCALES[scale])
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-014
 def open_films(
     root: str | Path,  # folder of films, or one that `cache_films` made
 ) -> FilmFolder | FilmCache:
-    """A reader of films by their name in the study table; can be pickled. `FilmError`
-    if there is no such folder, or a cache not finished.
+    """A reader of films by their name in the study table; can be pickled.
 
     Returns: read(film, min_side=None) -> uint8 [H, W]; read.size(film),
     read.full_size(film) -> (H, W); `film in read`.
+    Raises: `FilmError` if there is no such folder, or a cache not finished.
     """
-    if (Path(root) / _INDEX).is_file():
+    folder = Path(root)
+    if (folder / _INDEX).is_file():
         return FilmCache(root)
-    if (Path(root) / _JOURNAL).is_file():
+    if (folder / _JOURNAL).is_file():
         raise FilmError(
             f'{root}: a cache that was not finished; call cache_films '
             'again, it goes on where it stopped'
         )
-    if not Path(root).is_dir():
+    if not folder.is_dir():
         raise FilmError(f'{root}: no such folder')
     return FilmFolder(root)
 
@@ -692,42 +765,48 @@ def _read_journal(out):
             lines.append(json.loads(line))
         except ValueError:
             break
-    return (lines[0], lines[1:]) if lines else (None, [])
+    if not lines:
+        return None, []
+    settings, *entries = lines
+    return settings, [_Entry(*e) for e in entries]
 
 
-def _sound(entries, path):
+def _sound_entries(entries, path):
     "Those entries whose bytes are in the file and undamaged."
     if not entries or not path.is_file() or not path.stat().st_size:
         return []
     data = np.memmap(path, mode='r')
-    return [
-        e
-        for e in entries
-        if e[1] + e[2] <= len(data) and zlib.crc32(data[e[1] : e[1] + e[2]]) == e[3]
-    ]
+    sound = []
+    for entry in entries:
+        end = entry.offset + entry.bytes
+        if end <= len(data) and zlib.crc32(data[entry.offset : end]) == entry.crc:
+            sound.append(entry)
+    return sound
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-017
-def _known(out, settings):
+def _entries_so_far(out, settings):
     """Entries (by film) of a cache begun with the same settings whose bytes are sound.
 
     Raises: `FilmError` for other settings.
     """
-    begun, entries = [], []
+    begun_with, entries = [], []
     if (out / _INDEX).is_file():
         index = _read_index(out)
-        begun.append(index.attrs)
-        entries += index[_COLUMNS].to_numpy().tolist()
+        begun_with.append(index.attrs)
+        entries += [_Entry(*row) for row in index[_COLUMNS].to_numpy().tolist()]
     if (out / _JOURNAL).is_file():
-        told, more = _read_journal(out)
-        begun += [told] if told else []
+        of_journal, more = _read_journal(out)
+        if of_journal:
+            begun_with.append(of_journal)
         entries += more
-    for s in begun:
-        if diff := {k: s[k] for k in settings if s[k] != settings[k]}:
+    for old in begun_with:
+        differ = {k: old[k] for k in settings if old[k] != settings[k]}
+        if differ:
             raise FilmError(
-                f'{out} is a cache with {diff}, asked for {settings}: take '
+                f'{out} is a cache with {differ}, asked for {settings}: take '
                 'another folder'
             )
-    return {e[0]: e for e in _sound(entries, out / _BIN)}
+    return {e.film: e for e in _sound_entries(entries, out / _BIN)}
 
 
 def _write(f, data):
@@ -737,57 +816,57 @@ def _write(f, data):
         data = data[f.write(data) :]
 
 
-def _versions():
-    def of(name):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
-    return {
-        n: of(n)
-        for n in ('cxrclip_nb', 'opencv-python-headless', 'pillow', 'pydicom', 'numpy')
-    }
+
+def _versions():
+    names = ('cxrclip_nb', 'opencv-python-headless', 'pillow', 'pydicom', 'numpy')
+    return {name: _version(name) for name in names}
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-018
+def _json_line(value):
+    return json.dumps(value) + '\n'
+
+
 class _CacheWriter:
     """An append-only file of films, a journal of what it holds, and at the end the
     index, which makes both official.
     """
 
     def __init__(self, out, settings):
-        self.out, self.settings, self.lock = out, settings, FileLock(out / '.lock')
+        self.out = out
+        self.settings = settings
+        self.lock = FileLock(out / '.lock')
         out.mkdir(parents=True, exist_ok=True)
         try:
             self.lock.acquire(timeout=3)
         except Timeout:
             raise FilmError(f'{out}: another process is writing this cache') from None
         try:
-            self.entries = _known(out, settings)
+            self.entries = _entries_so_far(out, settings)
             self._begin()
         except BaseException:
             self.lock.release()
             raise
 
     def _begin(self):
-        self.end = max((e[1] + e[2] for e in self.entries.values()), default=0)
+        ends = [e.offset + e.bytes for e in self.entries.values()]
+        self.end = max(ends, default=0)
+        lines = [self.settings, *self.entries.values()]
         with atomic_path(self.out / _JOURNAL) as p:
-            p.write_text(
-                ''.join(
-                    json.dumps(x) + '\n'
-                    for x in (self.settings, *self.entries.values())
-                ),
-                'utf-8',
-            )
-        self.journal, self.bin = (
-            open(self.out / name, 'ab', buffering=0) for name in (_JOURNAL, _BIN)
-        )
+            p.write_text(''.join(_json_line(x) for x in lines), 'utf-8')
+        self.journal = open(self.out / _JOURNAL, 'ab', buffering=0)
+        self.bin = open(self.out / _BIN, 'ab', buffering=0)
         self.bin.truncate(self.end)
 
     def add(self, film, data, *sizes):
-        entry = [film, self.end, len(data), zlib.crc32(data), *sizes]
+        entry = _Entry(film, self.end, len(data), zlib.crc32(data), *sizes)
         _write(self.bin, data)
-        _write(self.journal, (json.dumps(entry) + '\n').encode())
+        _write(self.journal, _json_line(entry).encode())
         self.entries[film] = entry
         self.end += len(data)
 
@@ -805,75 +884,65 @@ class _CacheWriter:
         self.lock.release()
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-019
-def _fill(store, work, films, num_workers, stop):
-    """Store the films that are missing; those that cannot be read, with reasons.
-    `FilmError` at the first one if `stop`.
+def _fill(writer, work, films, num_workers, stop):
+    """Store the films that are missing.
+
+    Returns: those that cannot be read, with reasons.
+    Raises: `FilmError` at the first one if `stop`.
     """
-    todo, left_out = [f for f in films if f not in store.entries], {}
-    with closing(_in_order(work, todo, num_workers)) as done:
-        for film, entry in progress(
+    missing = [film for film in films if film not in writer.entries]
+    left_out = {}
+    with closing(_in_order(work, missing, num_workers)) as done:
+        watched = progress(
             done,
             total=len(films),
-            initial=len(films) - len(todo),
+            initial=len(films) - len(missing),
             desc='films',
             unit='film',
-        ):
-            if not isinstance(entry, str):
-                store.add(film, *entry)
+        )
+        for film, result in watched:
+            if not isinstance(result, str):
+                writer.add(film, *result)
             elif stop:
-                raise FilmError(entry)
+                raise FilmError(result)
             else:
-                left_out[film] = entry
-    store.finish(left_out)
+                left_out[film] = result
+    writer.finish(left_out)
     return left_out
 
 # %% ../../nbs/6_data/61_films.ipynb #93fecb2f
-def _check_options(side, form, num_workers, on_bad_film, quality):
-    for name, value, allowed in (
-        ('form', form, ('jpeg', 'packed')),
-        ('on_bad_film', on_bad_film, ('raise', 'skip')),
-    ):
-        if value not in allowed:
-            raise ValueError(f'{name}={value!r}: must be one of {", ".join(allowed)}')
-    for name, value, low, high in (
-        ('side', side, 1, MAX_PIXELS),
-        ('num_workers', num_workers, 0, 1000),
-        ('quality', quality, 1, 100),
-    ):
-        if not isinstance(value, (int, np.integer)) or not low <= value <= high:
-            raise ValueError(
-                f'{name}={value!r}: must be a whole number from {low} to {high}'
-            )
+def _check_choice(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f'{name}={value!r}: must be one of {", ".join(allowed)}')
 
 
-def _cache_folder(out, root):
-    """`out` as a Path.
+def _check_whole_number(name, value, low, high):
+    if not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise ValueError(
+            f'{name}={value!r}: must be a whole number from {low} to {high}'
+        )
 
-    Raises: `ValueError` for a file, for the folder of the films itself, and for a
-    folder that holds other things than a cache.
+
+def _check_cache_folder(out, root):
+    """`ValueError` for a file, for the folder of the films itself, and for a folder
+    that holds other things than a cache.
     """
-    out = Path(out)
-    begun = (out / _INDEX).is_file() or (out / _JOURNAL).is_file()
     if out.exists() and not out.is_dir():
         raise ValueError(f'out={out} is a file; a cache needs a folder')
     if out.resolve() == Path(root).resolve():
         raise ValueError(
             f'out={out} is the folder of the films; a cache needs one of its own'
         )
-    if (
-        out.exists()
-        and not begun
-        and (
-            other := [
-                p.name for p in out.iterdir() if p.name[0] != '.' and p.name != _BIN
-            ]
-        )
-    ):
+    is_cache = (out / _INDEX).is_file() or (out / _JOURNAL).is_file()
+    if is_cache or not out.exists():
+        return
+    names = [p.name for p in out.iterdir()]
+    others = [name for name in names if name[0] != '.' and name != _BIN]
+    if others:
         raise ValueError(
-            f'out={out} is no cache, and not empty: it holds {other[0]}; '
+            f'out={out} is no cache, and not empty: it holds {others[0]}; '
             'take a new folder'
         )
-    return out
 
 # %% ../../nbs/6_data/61_films.ipynb #12-films-020
 def cache_films(
@@ -888,28 +957,31 @@ def cache_films(
     on_bad_film: str = 'raise',
     quality: int = 95,  # of the JPEGs, 1 to 100
 ) -> pd.DataFrame:  # [film, reason] of films left out
-    """Store films small; a run that was stopped goes on where it was. `FilmError` names
-    a bad film, `OSError` a full disk (films done are kept), `ValueError` an option
-    or a folder that will not do.
+    """Store films small; a run that was stopped goes on where it was.
+
+    Raises: `FilmError` names a bad film, `OSError` a full disk (films done are kept),
+    `ValueError` an option or a folder that will not do.
     """
-    _check_options(side, form, num_workers, on_bad_film, quality)
-    side, quality, out = int(side), int(quality), _cache_folder(out, root)
-    films, work = (
-        dict.fromkeys(f for cell in studies.images for f in cell),
-        partial(_entry, open_films(root), side, form, quality),
-    )
-    store = _CacheWriter(
-        out, dict(side=side, form=form, quality=quality if form == 'jpeg' else None)
-    )
+    _check_choice('form', form, ('jpeg', 'packed'))
+    _check_choice('on_bad_film', on_bad_film, ('raise', 'skip'))
+    _check_whole_number('side', side, 1, MAX_PIXELS)
+    _check_whole_number('num_workers', num_workers, 0, 1000)
+    _check_whole_number('quality', quality, 1, 100)
+    side, quality, out = int(side), int(quality), Path(out)
+    _check_cache_folder(out, root)
+    films = dict.fromkeys(film for cell in studies.images for film in cell)
+    work = partial(_small_film, open_films(root), side, form, quality)
+    settings = dict(side=side, form=form, quality=quality if form == 'jpeg' else None)
+    writer = _CacheWriter(out, settings)
     try:
-        left_out = _fill(store, work, films, num_workers, on_bad_film == 'raise')
+        left_out = _fill(writer, work, films, num_workers, on_bad_film == 'raise')
     except OSError as e:
         raise OSError(
             e.errno,
-            f'{e.strerror}: the cache {out} keeps the {len(store.entries)} '
+            f'{e.strerror}: the cache {out} keeps the {len(writer.entries)} '
             'films it has; once there is room, call again',
             str(out),
         ) from e
     finally:
-        store.close()
+        writer.close()
     return pd.DataFrame(list(left_out.items()), columns=['film', 'reason'])

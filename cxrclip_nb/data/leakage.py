@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import progress
+from .films import FilmError, open_films
 
 # %% ../../nbs/6_data/66_leakage.ipynb #68625568
 # source -> where its patients come from
@@ -34,107 +35,124 @@ ORIGINS = dict(
 )
 
 
-def _overwritten_bytes(items):
-    """Of (key, what it stands for, origin): key -> (what it stands for, all its
-    origins).
-    """
-    held = {}
-    for key, stands_for, origin in items:
-        held.setdefault(key, (stands_for, set()))[1].add(origin)
-    return held
+def _add(names, key, meaning, origin):
+    "Note in `names` (key -> (meaning, all its origins)) that a key was met."
+    _, origins = names.setdefault(key, (meaning, set()))
+    origins.add(origin)
 
 
 def _shared(x, y):
-    """What `x` and `y` both hold, as `x` calls it, unless all its origins are known and
-    differ.
+    """What `x` and `y` both hold, as `x` calls it.
+
+    Left out is what has only known origins that differ.
     """
-    known = lambda k: x[k][1] | y[k][1]
-    return sorted(
-        {x[k][0] for k in x.keys() & y.keys() if '' in known(k) or x[k][1] & y[k][1]}
-    )
+    shared = set()
+    for key in x.keys() & y.keys():
+        meaning, origins = x[key]
+        _, other_origins = y[key]
+        unknown = '' in origins | other_origins
+        if unknown or origins & other_origins:
+            shared.add(meaning)
+    return sorted(shared)
 
 # %% ../../nbs/6_data/66_leakage.ipynb #a15eb9ca
 _SUFFIX = re.compile(r'\.(jpe?g|png|dcm|dicom|tiff?|bmp)$', re.I)
 
 
-def _parts(film):
-    return _SUFFIX.sub('', film.replace('\\', '/')).split('/')
+def _path_parts(film):
+    "Folders and name of a film, without its suffix."
+    path = film.replace('\\', '/')
+    return _SUFFIX.sub('', path).split('/')
 
 
-def _tells(end):
-    return sum(map(str.isdigit, end)) >= 5
+def _has_five_digits(end):
+    return sum(c.isdigit() for c in end) >= 5
 
 
 def _ends(films):
-    """Film -> the end of its path that names it: the shortest with five digits that no
-    other film has, else the whole path.
+    """Film -> the end of its path that names it.
+
+    The shortest with five digits that no other film has, else the whole path.
     """
-    parts = {f: _parts(f) for f in films}
+    parts = {f: _path_parts(f) for f in films}
+    deepest = max(map(len, parts.values()), default=0)
     ends = {}
-    for depth in range(1, 1 + max(map(len, parts.values()), default=0)):
-        at = {f: '/'.join(p[-depth:]) for f, p in parts.items()}
-        n = Counter(at.values())
-        ends |= {
-            f: e
-            for f, e in at.items()
-            if f not in ends and (depth >= len(parts[f]) or n[e] == 1 and _tells(e))
-        }
+    for depth in range(1, deepest + 1):
+        candidates = {f: '/'.join(p[-depth:]) for f, p in parts.items()}
+        counts = Counter(candidates.values())
+        for f, end in candidates.items():
+            whole = depth >= len(parts[f])
+            unique = counts[end] == 1 and _has_five_digits(end)
+            if f not in ends and (whole or unique):
+                ends[f] = end
     return ends
 
 
 def _short_end(film):
-    """The shortest end of its path with five digits, whoever else has it; else the
-    whole path.
-    """
-    p = _parts(film)
-    ends = ['/'.join(p[-k:]) for k in range(1, len(p) + 1)]
-    return next(filter(_tells, ends), ends[-1])
+    "The shortest end of a path with five digits, whoever else has it; else all of it."
+    parts = _path_parts(film)
+    for depth in range(1, len(parts) + 1):
+        end = '/'.join(parts[-depth:])
+        if _has_five_digits(end):
+            break
+    return end
 
 # %% ../../nbs/6_data/66_leakage.ipynb #8612f443
-def _holds(studies):
-    """What could leak by name: kind -> `_overwritten_bytes`; `loose` are names of films
-    that several may have.
+def _names_in(studies):
+    """What could leak by name: kind -> key -> (meaning, all its origins).
+
+    The kind `loose` are names of films that several may have.
     """
-    origin = [ORIGINS.get(s, '') for s in studies.source]
-    each = lambda column: [
-        (x, o) for cell, o in zip(studies[column], origin) for x in cell
-    ]
-    films = each('images')
-    ends = _ends({f for f, _ in films})
-    return dict(
-        patients=_overwritten_bytes(
-            (p, p, o) for p, o in zip(studies.patient_id, origin)
-        ),
-        studies=_overwritten_bytes((s, s, o) for s, o in zip(studies.study_id, origin)),
-        films=_overwritten_bytes(
-            (name, f, o) for f, o in films for name in {f, ends[f]}
-        ),
-        loose=_overwritten_bytes((_short_end(f), f, o) for f, o in films),
-        texts=_overwritten_bytes(
-            (' '.join(t.lower().split()), t, '') for t, _ in each('texts')
-        ),
-    )
+    names = dict(patients={}, studies={}, films={}, loose={}, texts={})
+    ends = _ends({film for films in studies.images for film in films})
+    for r in studies.itertuples():
+        origin = ORIGINS.get(r.source, '')
+        _add(names['patients'], r.patient_id, r.patient_id, origin)
+        _add(names['studies'], r.study_id, r.study_id, origin)
+        for film in r.images:
+            _add(names['films'], film, film, origin)
+            _add(names['films'], ends[film], film, origin)
+            _add(names['loose'], _short_end(film), film, origin)
+        for text in r.texts:
+            words = text.lower().split()
+            _add(names['texts'], ' '.join(words), text, '')
+    return names
+
+
+def _shared_names(x, y):
+    "Kind -> what two tables both hold, a sorted list (`x`, `y`: see `_names_in`)."
+    kinds = ('patients', 'studies', 'films', 'texts')
+    shared = {kind: _shared(x[kind], y[kind]) for kind in kinds}
+    films = {
+        *shared['films'],
+        *_shared(x['films'], y['loose']),
+        *_shared(x['loose'], y['films']),
+    }
+    shared['films'] = sorted(films)
+    return shared
 
 # %% ../../nbs/6_data/66_leakage.ipynb #46dabc4f
 ALIKE = 0.995  # least |cosine| of two films that count as one
 
 
 def _look(film):
-    """uint8 [H, W] -> a hash of the pixels, and the differences between neighbours of a
-    16 x 16 copy, float16 [480], of unit length.
+    """uint8 [H, W] -> a hash of the pixels, and what the film looks like.
+
+    The look is made of the differences between neighbours of a 16 x 16 copy, float16
+    [480], of unit length.
     """
+    pixels = repr(film.shape).encode() + film.tobytes()
+    digest = hashlib.blake2b(pixels, digest_size=16).hexdigest()
     small = cv2.resize(film, (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)
-    slopes = np.concatenate([np.diff(small, axis=k).ravel() for k in (0, 1)])
-    digest = hashlib.blake2b(
-        repr(film.shape).encode() + film.tobytes(), digest_size=16
-    ).hexdigest()
-    return digest, (slopes / max(np.linalg.norm(slopes), 1e-6)).astype(np.float16)
+    down = np.diff(small, axis=0).ravel()
+    right = np.diff(small, axis=1).ravel()
+    slopes = np.concatenate([down, right])
+    length = max(np.linalg.norm(slopes), 1e-6)
+    return digest, (slopes / length).astype(np.float16)
 
 
 def _looks(films, root, workers):
     "Film -> `_look`, or the reason why it cannot be read."
-    from cxrclip_nb.data.films import FilmError, open_films  # films are a later chapter
-
     read = open_films(root)
 
     def look(film):
@@ -144,36 +162,48 @@ def _looks(films, root, workers):
             return str(e)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        return dict(
-            zip(
-                films,
-                progress(
-                    pool.map(look, films), total=len(films), desc='pixels', unit='film'
-                ),
-            )
-        )
+        jobs = pool.map(look, films)
+        looks = progress(jobs, total=len(films), desc='pixels', unit='film')
+        return dict(zip(films, looks))
 
 # %% ../../nbs/6_data/66_leakage.ipynb #bce9ed04
-def _same_pixels(x, y):
-    """Films of `x` that are in `y` (both film -> `_look`), to the pixel and nearly; the
-    latter with the film of `y`.
+def _similar_films(x, y):
+    """'film of x and film of y' for each film of `x` that is nearly one of `y`.
+
+    Both are film -> look.
     """
-    twins = {digest for digest, _ in y.values()}
-    same = sorted(f for f, (digest, _) in x.items() if digest in twins)
-    rest, names = [f for f in x if x[f][0] not in twins], list(y)
-    # [480, films of y]
-    bank = np.stack([y[n][1] for n in names]).T.astype(np.float32) if names else None
-    alike = []
-    for start in range(0, len(rest) if names else 0, 256):
-        some = rest[start : start + 256]
-        # [256, films of y]
-        near = np.abs(np.stack([x[f][1] for f in some]).astype(np.float32) @ bank)
-        alike += [
-            f'{f} and {names[k]}'
-            for f, k, c in zip(some, near.argmax(1), near.max(1))
-            if c >= ALIKE
-        ]
-    return {'pixels': same, 'similar pixels': sorted(alike)}
+    if not y:
+        return []
+    names = list(y)
+    bank = np.stack([y[n] for n in names]).T.astype(np.float32)  # [480, films of y]
+    films = list(x)
+    similar = []
+    for start in range(0, len(films), 256):
+        some = films[start : start + 256]
+        looks = np.stack([x[f] for f in some]).astype(np.float32)
+        cosines = np.abs(looks @ bank)  # [256, films of y]
+        nearest = cosines.argmax(1)
+        for f, k, c in zip(some, nearest, cosines.max(1)):
+            if c >= ALIKE:
+                similar.append(f'{f} and {names[k]}')
+    return sorted(similar)
+
+
+def _same_pixels(x, y):
+    """Films of `x` that are in `y` (both film -> `_look`), to the pixel and nearly.
+
+    The latter with the film of `y`.
+    """
+    digests = {digest for digest, _ in y.values()}
+    same = []
+    rest = {}
+    for film, (digest, look) in x.items():
+        if digest in digests:
+            same.append(film)
+        else:
+            rest[film] = look
+    looks = {film: look for film, (_, look) in y.items()}
+    return {'pixels': sorted(same), 'similar pixels': _similar_films(rest, looks)}
 
 # %% ../../nbs/6_data/66_leakage.ipynb #687c8210
 _PARTS = (
@@ -193,54 +223,69 @@ _PARTS = (
 
 
 def _sources(studies, two_tables):
-    """Source -> number of studies; of two tables, CheXpert's test is 5x200, and its
-    validation neither that nor training.
+    """Source -> number of studies.
+
+    Of two tables, CheXpert's test is 5x200, and its validation neither that nor
+    training.
     """
-    rename = dict(test='chexpert5x200', valid='chexpert valid') if two_tables else {}
-    return Counter(
-        rename.get(split, s) if s == 'chexpert' else s
-        for s, split in zip(studies.source, studies.split)
-    )
+    counts = Counter(zip(studies.source, studies.split))
+    sources = Counter()
+    for (source, split), n in counts.items():
+        if two_tables and source == 'chexpert' and split == 'test':
+            source = 'chexpert5x200'
+        elif two_tables and source == 'chexpert' and split == 'valid':
+            source = 'chexpert valid'
+        sources[source] += n
+    return sources
 
 
 def _cut_from(x, y):
-    """Reason -> number of studies whose corpus is a part of one on the other side (`x`,
-    `y`: source -> number).
+    """Reason -> number of studies whose corpus is a part of one on the other side.
+
+    `x` and `y` are source -> number of studies.
     """
-    return {
-        why: s[part]
-        for part, whole, why in _PARTS
-        for s, t in ((x, y), (y, x))
-        if s[part] and t[whole]
-    }
+    cut = {}
+    for part, whole, reason in _PARTS:
+        for some, others in ((x, y), (y, x)):
+            if some[part] and others[whole]:
+                cut[reason] = some[part]
+    return cut
 
 # %% ../../nbs/6_data/66_leakage.ipynb #f125944b
-def _all_looks(parts, roots, workers):
-    """Name of a part -> film -> `_look`; and the films that cannot be read, with their
-    reasons.
+def _all_looks(tables, roots, workers):
+    """Name of a table -> film -> `_look`; and the films that cannot be read.
+
+    The latter as (film, reason); `roots` are the folders of the tables' films.
     """
-    looks = {
-        n: _looks(sorted({f for cell in t.images for f in cell}), root, workers)
-        for (n, t), root in zip(parts.items(), roots)
-    }
-    unread = [
-        (f, why)
-        for seen in looks.values()
-        for f, why in seen.items()
-        if isinstance(why, str)
-    ]
+    looks = {}
+    unread = []
+    for name, table in tables.items():
+        films = sorted({film for cell in table.images for film in cell})
+        looks[name] = {}
+        for film, look in _looks(films, roots[name], workers).items():
+            if isinstance(look, str):
+                unread.append((film, look))
+            else:
+                looks[name][film] = look
     if unread:
         print(
             'films that cannot be read and are not compared: '
             f'{len(unread)}, first {unread[0][0]} (reasons in '
             ".attrs['unread'])"
         )
-    return {
-        n: {f: look for f, look in seen.items() if not isinstance(look, str)}
-        for n, seen in looks.items()
-    }, unread
+    return looks, unread
 
 # %% ../../nbs/6_data/66_leakage.ipynb #32bcfd48
+def _split_tables(studies):
+    "Split -> its studies, of those splits that have any."
+    tables = {}
+    for split in ('train', 'valid', 'test'):
+        table = studies[studies.split == split]
+        if len(table):
+            tables[split] = table
+    return tables
+
+
 def leakage(
     a: pd.DataFrame,  # a study table
     # another; none: the splits of `a` are compared with each other
@@ -248,55 +293,36 @@ def leakage(
     # folder (or cache) of the films of `a`; given, pixels are compared too
     root_a: str | Path | None = None,
     root_b: str | Path | None = None,  # the same for `b`; none: as `root_a`
-    workers: int | None = None,  # threads that read films; none: one a core
+    workers: int | None = None,  # threads that read films; none: one per core
 ) -> pd.DataFrame:
     """What splits (or two tables) have in common, counted, with up to three examples.
 
-    Returns: a row a pair and kind: first, second, what, shared, examples;
+    Returns: a row per pair and kind: first, second, what, shared, examples;
     `.attrs['unread']`: (film, reason).
     Raises: `ValueError` for `root_b` alone.
     """
     if root_a is None and root_b is not None:
         raise ValueError('pixels are compared only if root_a is given too')
-    parts = (
-        {s: a[a.split == s] for s in ('train', 'valid', 'test') if (a.split == s).any()}
-        if b is None
-        else dict(a=a, b=b)
-    )
-    held, rows = {n: _holds(t) for n, t in parts.items()}, []
-    roots = [
-        root_a if b is None or n == 'a' or root_b is None else root_b for n in parts
-    ]
-    looks, unread = (
-        _all_looks(parts, roots, workers) if root_a is not None else ({}, [])
-    )
-    for x, y in itertools.combinations(parts, 2):
-        found = {
-            what: _shared(held[x][what], held[y][what])
-            for what in ('patients', 'studies', 'films', 'texts')
-        }
-        for one, other in (('films', 'loose'), ('loose', 'films')):
-            found['films'] = sorted(
-                {*found['films'], *_shared(held[x][one], held[y][other])}
-            )
+    tables = _split_tables(a) if b is None else dict(a=a, b=b)
+    names = {n: _names_in(table) for n, table in tables.items()}
+    sources = {n: _sources(table, b is not None) for n, table in tables.items()}
+    looks, unread = {}, []
+    if root_a is not None:
+        roots = dict.fromkeys(tables, root_a)
+        if b is not None and root_b is not None:
+            roots['b'] = root_b
+        looks, unread = _all_looks(tables, roots, workers)
+    rows = []
+    for x, y in itertools.combinations(tables, 2):
+        shared = _shared_names(names[x], names[y])
         if looks:
-            found |= _same_pixels(looks[x], looks[y])
-        rows += [
-            dict(first=x, second=y, what=what, shared=len(both), examples=both[:3])
-            for what, both in found.items()
-        ]
-        if cut := _cut_from(*(_sources(parts[n], b is not None) for n in (x, y))):
-            rows.append(
-                dict(
-                    first=x,
-                    second=y,
-                    what='corpus',
-                    shared=sum(cut.values()),
-                    examples=list(cut)[:3],
-                )
-            )
-    table = pd.DataFrame(
-        rows, columns=['first', 'second', 'what', 'shared', 'examples']
-    )
+            shared |= _same_pixels(looks[x], looks[y])
+        for what, found in shared.items():
+            rows.append((x, y, what, len(found), found[:3]))
+        cut = _cut_from(sources[x], sources[y])
+        if cut:
+            rows.append((x, y, 'corpus', sum(cut.values()), list(cut)[:3]))
+    columns = ['first', 'second', 'what', 'shared', 'examples']
+    table = pd.DataFrame(rows, columns=columns)
     table.attrs['unread'] = unread
     return table

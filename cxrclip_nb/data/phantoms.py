@@ -29,30 +29,31 @@ def _soft(canvas, blur):
     "uint8 drawing -> float32 0..1, its edges softened over `blur` (share of the film)."
     sigma = blur * canvas.shape[0]
     if sigma > 4:  # wide blurs on a quarter of the pixels: far cheaper, looks the same
+        shape = canvas.shape[::-1]
         small = cv2.resize(canvas, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-        canvas = cv2.resize(
-            cv2.GaussianBlur(small, (0, 0), sigma / 4),
-            canvas.shape[::-1],
-            interpolation=cv2.INTER_LINEAR,
-        )
+        small = cv2.GaussianBlur(small, (0, 0), sigma / 4)
+        canvas = cv2.resize(small, shape, interpolation=cv2.INTER_LINEAR)
     elif sigma > 0.3:
         canvas = cv2.GaussianBlur(canvas, (0, 0), sigma)
     return canvas.astype(np.float32) / 255
 
 
-# 4 bits below the pixel
 def _pixels(points, size):
+    "Places 0..1 in sixteenths of a pixel, as OpenCV takes them with 4 bits of shift."
     return np.round(np.asarray(points, float) * size * 16).astype(np.int32)
 
 
 def _rounded(points, times=3):
-    """A closed outline with its corners cut (Chaikin), so that few points make a smooth
-    shape.
+    """A closed outline with its corners cut (Chaikin).
+
+    So few points make a smooth shape.
     """
     p = np.asarray(points, float)
     for _ in range(times):
-        q = np.roll(p, -1, 0)
-        p = np.stack([0.75 * p + 0.25 * q, 0.25 * p + 0.75 * q], 1).reshape(-1, 2)
+        following = np.roll(p, -1, 0)
+        near = 0.75 * p + 0.25 * following
+        far = 0.25 * p + 0.75 * following
+        p = np.stack([near, far], 1).reshape(-1, 2)
     return p
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-009
@@ -63,7 +64,8 @@ def shape(
 ) -> np.ndarray:  # float32 [size, size], 0..1
     "A filled outline with rounded corners."
     canvas = np.zeros((size, size), np.uint8)
-    cv2.fillPoly(canvas, [_pixels(_rounded(points), size)], 255, cv2.LINE_AA, 4)
+    outline = _pixels(_rounded(points), size)
+    cv2.fillPoly(canvas, [outline], 255, cv2.LINE_AA, 4)
     return _soft(canvas, blur)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-011
@@ -78,19 +80,9 @@ def disc(
 ) -> np.ndarray:  # float32 [size, size], 0..1
     "A filled ellipse."
     canvas = np.zeros((size, size), np.uint8)
-    centre, axes = _pixels((x, y), size), np.maximum(_pixels((rx, ry or rx), size), 1)
-    cv2.ellipse(
-        canvas,
-        tuple(map(int, centre)),
-        tuple(map(int, axes)),
-        angle,
-        0,
-        360,
-        255,
-        -1,
-        cv2.LINE_AA,
-        4,
-    )
+    centre = _pixels((x, y), size).tolist()
+    axes = np.maximum(_pixels((rx, ry or rx), size), 1).tolist()
+    cv2.ellipse(canvas, centre, axes, angle, 0, 360, 255, -1, cv2.LINE_AA, 4)
     return _soft(canvas, blur)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-013
@@ -102,22 +94,17 @@ def lines(
 ) -> np.ndarray:  # float32 [size, size], 0..1
     "Open lines of one width."
     canvas = np.zeros((size, size), np.uint8)
-    cv2.polylines(
-        canvas,
-        [_pixels(p, size) for p in paths],
-        False,
-        255,
-        max(1, round(width * size)),
-        cv2.LINE_AA,
-        4,
-    )
+    paths = [_pixels(p, size) for p in paths]
+    thickness = max(1, round(width * size))
+    cv2.polylines(canvas, paths, False, 255, thickness, cv2.LINE_AA, 4)
     return _soft(canvas, blur)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-016
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient's chest; lengths are shares of the film, shared by all films of the
-    patient.
+    """One patient's chest, shared by all films of the patient.
+
+    Lengths are shares of the film.
     """
 
     width: float = 0.36  # half width of the rib cage
@@ -138,20 +125,23 @@ class Anatomy:
 
 def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     "A patient, drawn at random around the average."
-    n = lambda mean, sd: float(
-        np.clip(rng.normal(mean, sd), mean - 2 * sd, mean + 2 * sd)
-    )
+
+    def draw(mean, sd):
+        "A normal draw, at most two standard deviations off."
+        low, high = mean - 2 * sd, mean + 2 * sd
+        return float(np.clip(rng.normal(mean, sd), low, high))
+
     return Anatomy(
-        n(0.36, 0.016),
-        n(0.13, 0.01),
-        n(0.76, 0.015),
-        n(0.133, 0.006),
-        n(35, 5),
-        n(0.044, 0.006),
-        n(0.072, 0.004),
-        n(0, 0.4),
-        n(1, 0.1),
-        bones=n(1, 0.15),
+        width=draw(0.36, 0.016),
+        top=draw(0.13, 0.01),
+        floor=draw(0.76, 0.015),
+        heart=draw(0.133, 0.006),
+        tilt=draw(35, 5),
+        knob=draw(0.044, 0.006),
+        rib_step=draw(0.072, 0.004),
+        curve=draw(0, 0.4),
+        bulk=draw(1, 0.1),
+        bones=draw(1, 0.15),
     )
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-018
@@ -160,34 +150,32 @@ def lung(
     side: int,  # -1: the patient's right (left on the film), +1: the left
 ) -> np.ndarray:  # [9, 2] outline, x and y in 0..1
     "Outline of a lung on a frontal film."
-    floor = (
-        a.floor
-        + (0.012 if side > 0 else 0.0)
-        - (a.lift_left if side > 0 else a.lift_right)
-    )
+    if side > 0:
+        floor = a.floor + 0.012 - a.lift_left
+    else:
+        floor = a.floor - a.lift_right
     dome = floor + 0.07 * a.flat
+    base = dome + 0.05
     w = a.width
-    inner = (
-        [(0.09, 0.80), (0.075, 0.55), (0.055, 0.30)]
-        if side < 0
-        else [(0.12, 0.80), (0.10, 0.62), (0.06, 0.34)]
-    )
-    pts = [
+    outer = [
         (0.12, a.top),
         (0.26 * w / 0.36, a.top + 0.05),
         (w - 0.03, 0.36),
         (w, 0.58),
         (w + 0.005, max(floor + 0.09, 0.8)),
         (0.6 * w, dome),
-        *[(x, y if y < 0.8 else dome + 0.05) for x, y in inner],
     ]
-    return np.array([(0.5 + side * x, y) for x, y in pts])
+    if side > 0:  # beside the heart
+        inner = [(0.12, base), (0.10, 0.62), (0.06, 0.34)]
+    else:
+        inner = [(0.09, base), (0.075, 0.55), (0.055, 0.30)]
+    return np.array([(0.5 + side * x, y) for x, y in outer + inner])
 
 
 def _body(a, s):
     "Soft tissue: shoulders, neck, trunk."
     half = a.width + 0.07 * a.bulk
-    pts = [
+    right = [
         (0.42, 0),
         (0.42, 0.06),
         (0.2, 0.10),
@@ -195,19 +183,22 @@ def _body(a, s):
         (0.5 - half, 0.55),
         (0.5 - half - 0.02, 1.1),
     ]
-    return shape(s, pts + [(1 - x, y) for x, y in pts[::-1]], blur=0.012)
+    left = [(1 - x, y) for x, y in reversed(right)]
+    return shape(s, right + left, blur=0.012)
 
 
 def _spine_line(a, n=15):
+    "The middle of the spine, [n, 2]."
     y = np.linspace(-0.05, 1.05, n)
-    return np.stack([0.5 + 0.012 * a.curve * np.sin(np.pi * y), y], 1)
+    x = 0.5 + 0.012 * a.curve * np.sin(np.pi * y)
+    return np.stack([x, y], 1)
 
 
 def _spine(a, s):
     "Vertebrae: a column with a lighter disc between any two."
-    line = _spine_line(a)
+    column = lines(s, [_spine_line(a)], 0.075, 0.006)
     gaps = [[(x - 0.033, y), (x + 0.033, y)] for x, y in _spine_line(a, 24)]
-    return lines(s, [line], 0.075, 0.006) - 0.5 * lines(s, gaps, 0.012, 0.004)
+    return column - 0.5 * lines(s, gaps, 0.012, 0.004)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-020
 def rib_paths(
@@ -216,48 +207,42 @@ def rib_paths(
 ) -> list[np.ndarray]:  # nine lines [12, 2]
     "Posterior ribs of one side on a frontal film."
     t = np.linspace(0, 1, 12)
+    outward = np.sin(t * np.pi / 2)
+    arch = 0.02 * np.sin(t * np.pi)
+    fall = 0.085 * t**2.2
     paths = []
     for k in range(9):
-        y0 = a.top + 0.03 + k * a.rib_step
+        top = a.top + 0.03 + k * a.rib_step
         reach = (a.width + 0.01) * min(1, 0.55 + 0.16 * k)
-        paths.append(
-            np.stack(
-                [
-                    0.5 + side * (0.035 + (reach - 0.035) * np.sin(t * np.pi / 2)),
-                    y0 - 0.02 * np.sin(t * np.pi) + 0.085 * t**2.2,
-                ],
-                1,
-            )
-        )
+        x = 0.5 + side * (0.035 + (reach - 0.035) * outward)
+        y = top - arch + fall
+        paths.append(np.stack([x, y], 1))
     return paths
 
 
 def _ribs(a, s):
+    "All ribs; their cortex is brighter than their marrow."
     both = rib_paths(a, -1) + rib_paths(a, 1)
-    # cortex brighter than marrow
     return lines(s, both, 0.020, 0.003) - 0.45 * lines(s, both, 0.009, 0.003)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-021
 def _girdle(a, s, view):
     "Clavicles, and scapulae: over the lungs on AP films, beside them on PA films."
-    clavicles = [
-        [(0.5 + d * 0.035, 0.175), (0.5 + d * 0.15, 0.150), (0.5 + d * 0.34, 0.105)]
-        for d in (-1, 1)
-    ]
-    out = 0.30 if view == 'AP' else 0.40
-    blades = sum(
-        shape(
-            s,
-            [
-                (0.5 + d * out, 0.16),
-                (0.5 + d * (out + 0.10), 0.20),
-                (0.5 + d * (out + 0.05), 0.46),
-            ],
-            0.006,
-        )
-        for d in (-1, 1)
-    )
-    return 0.9 * lines(s, clavicles, 0.026, 0.003) + 1.1 * blades
+    scapula = 0.30 if view == 'AP' else 0.40
+    clavicles = []
+    scapulae = 0
+    for d in (-1, 1):
+        inner = (0.5 + d * 0.035, 0.175)
+        middle = (0.5 + d * 0.15, 0.150)
+        outer = (0.5 + d * 0.34, 0.105)
+        clavicles.append([inner, middle, outer])
+        corners = [
+            (0.5 + d * scapula, 0.16),
+            (0.5 + d * (scapula + 0.10), 0.20),
+            (0.5 + d * (scapula + 0.05), 0.46),
+        ]
+        scapulae = scapulae + shape(s, corners, 0.006)
+    return 0.9 * lines(s, clavicles, 0.026, 0.003) + 1.1 * scapulae
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-023
 def heart_box(
@@ -265,26 +250,27 @@ def heart_box(
     view: str,  # 'PA' or 'AP'
 ) -> tuple:  # x, y, half width, half height
     "Place of the heart on a frontal film; AP magnifies it."
-    r = a.heart * (1.16 if view == 'AP' else 1.0)
-    return 0.5 + 0.30 * r, a.floor - 0.62 * r - 0.02, r, 0.86 * r
+    magnified = 1.16 if view == 'AP' else 1.0
+    r = a.heart * magnified
+    x = 0.5 + 0.30 * r
+    y = a.floor - 0.62 * r - 0.02
+    return x, y, r, 0.86 * r
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-024
 def _heart(a, s, view):
+    "The heart and the great vessels above it."
     x, y, rx, ry = heart_box(a, view)
     body = disc(s, x, y, rx, ry, a.tilt * 0.6, blur=0.008)
-    base = shape(
-        s,
-        [(0.455, 0.28), (0.53, 0.26), (0.5 + 0.5 * rx + 0.03, y - 0.4 * ry), (0.46, y)],
-        0.01,
-    )
-    return np.maximum(body, 0.85 * base)
+    right = 0.5 + 0.5 * rx + 0.03
+    corners = [(0.455, 0.28), (0.53, 0.26), (right, y - 0.4 * ry), (0.46, y)]
+    return np.maximum(body, 0.85 * shape(s, corners, 0.01))
 
 
 def _aorta(a, s):
+    "The aortic arch and the descending aorta."
     knob = disc(s, 0.545 + a.knob * 0.3, 0.315, a.knob, blur=0.006)
-    return np.maximum(
-        knob, 0.8 * lines(s, [[(0.56, 0.33), (0.555, 0.55), (0.53, 0.9)]], 0.03, 0.006)
-    )
+    descending = lines(s, [[(0.56, 0.33), (0.555, 0.55), (0.53, 0.9)]], 0.03, 0.006)
+    return np.maximum(knob, 0.8 * descending)
 
 
 def vessel_paths(
@@ -293,37 +279,42 @@ def vessel_paths(
     up: float = 0.0,  # share of the vessels that is sent upwards
 ) -> list[np.ndarray]:
     "Branching vessels of both lungs on a frontal film."
+    upward = np.full(round(6 * up), -1.0)
+    fan = np.concatenate([np.linspace(-1.2, 1.25, 7), upward])
+    t = np.linspace(0, 1, 6)
     paths = []
-    for d in (-1, 1):
-        for angle in np.concatenate(
-            [np.linspace(-1.2, 1.25, 7), np.full(round(6 * up), -1.0)]
-        ) + rng.normal(0, 0.12, 7 + round(6 * up)):
-            t = np.linspace(0, 1, 6)
+    for side in (-1, 1):
+        for angle in fan + rng.normal(0, 0.12, len(fan)):
             bend = rng.normal(0, 0.25)
             r = reach * rng.uniform(0.7, 1.1) * t
-            paths.append(
-                np.stack(
-                    [
-                        0.5 + d * (0.075 + r * np.cos(angle + bend * t)),
-                        0.45 + r * np.sin(angle + bend * t) * 1.2,
-                    ],
-                    1,
-                )
-            )
+            direction = angle + bend * t
+            x = 0.5 + side * (0.075 + r * np.cos(direction))
+            y = 0.45 + r * np.sin(direction) * 1.2
+            paths.append(np.stack([x, y], 1))
     return paths
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-025
 def _hila(s, vessels):
-    blobs = disc(s, 0.425, 0.45, 0.03, 0.06, 10, 0.015) + disc(
-        s, 0.58, 0.435, 0.03, 0.055, -10, 0.015
-    )
-    return (
-        0.55 * blobs
-        + 0.45 * lines(s, vessels, 0.010, 0.004)
-        + 0.25 * lines(s, [v[:4] for v in vessels], 0.018, 0.005)
-    )
+    "The roots of both lungs and the vessels that leave them."
+    right = disc(s, 0.425, 0.45, 0.03, 0.06, 10, 0.015)
+    left = disc(s, 0.58, 0.435, 0.03, 0.055, -10, 0.015)
+    beginnings = [v[:4] for v in vessels]
+    hila = 0.55 * (right + left)
+    hila += 0.45 * lines(s, vessels, 0.010, 0.004)
+    hila += 0.25 * lines(s, beginnings, 0.018, 0.005)
+    return hila
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-026
+def _middle(a, size, view):
+    "Heart, spine, aorta and the rest of the mediastinum."
+    mediastinum = [(0.45, 0.05), (0.55, 0.05), (0.57, 0.8), (0.43, 0.8)]
+    t = 0.48 * _heart(a, size, view)
+    t += 0.22 * _spine(a, size)
+    t += 0.24 * _aorta(a, size)
+    t += 0.20 * shape(size, mediastinum, 0.015)
+    return t
+
+
 def frontal(
     a: Anatomy,  # the patient
     view: str,  # 'PA' or 'AP'
@@ -334,30 +325,21 @@ def frontal(
 
     Returns: thickness float32 [size, size]; lungs float32 0..1.
     """
-    left, right = shape(size, lung(a, 1)), shape(size, lung(a, -1))
+    left = shape(size, lung(a, 1))
+    right = shape(size, lung(a, -1))
     lungs = np.maximum(left, right)
-    t = 0.95 * a.bulk * _body(a, size) + 0.22 * disc(
-        size, 0.5, 1.05, 0.47, 0.3, blur=0.05
-    )
+    t = 0.95 * a.bulk * _body(a, size)
+    t += 0.22 * disc(size, 0.5, 1.05, 0.47, 0.3, blur=0.05)  # abdomen
     t -= 0.74 * a.air * lungs
-    heart = _heart(a, size, view)
-    t += (
-        0.48 * heart
-        + 0.22 * _spine(a, size)
-        + 0.24 * _aorta(a, size)
-        + 0.20
-        * shape(size, [(0.45, 0.05), (0.55, 0.05), (0.57, 0.8), (0.43, 0.8)], 0.015)
-    )
+    t += _middle(a, size, view)
     t += 0.15 * a.bones * _ribs(a, size) + 0.16 * _girdle(a, size, view)
     t += 0.30 * _hila(size, vessel_paths(rng)) * (0.25 + 0.75 * lungs)
-    bubble = rng.random() < 0.7
-    x, w = rng.uniform(0.64, 0.70), rng.uniform(0.03, 0.06)
-    if bubble:
-        t -= (
-            0.35
-            * disc(size, x, a.floor + 0.10 - a.lift_left, w, 0.032, blur=0.008)
-            * (1 - left)
-        )
+    has_bubble = rng.random() < 0.7  # air in the stomach
+    x = rng.uniform(0.64, 0.70)
+    width = rng.uniform(0.03, 0.06)
+    if has_bubble:
+        y = a.floor + 0.10 - a.lift_left
+        t -= 0.35 * disc(size, x, y, width, 0.032, blur=0.008) * (1 - left)
     return t, lungs
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-031
@@ -365,21 +347,67 @@ def lateral_lung(
     a: Anatomy,  # the patient
 ) -> np.ndarray:  # [10, 2] outline
     "Outline of the overlapping lungs on a lateral film."
-    f = a.floor - 0.5 * (a.lift_left + a.lift_right) + 0.05 * a.flat
-    return np.array(
-        [
-            (0.45, a.top),
-            (0.33, 0.24),
-            (0.25, 0.45),
-            (0.24, 0.66),
-            (0.30, f),
-            (0.46, f - 0.035 * (1 - a.flat)),
-            (0.62, f + 0.03),
-            (0.76, f + 0.13),
-            (0.775, 0.50),
-            (0.66, a.top + 0.04),
-        ]
-    )
+    floor = a.floor - 0.5 * (a.lift_left + a.lift_right) + 0.05 * a.flat
+    outline = [
+        (0.45, a.top),
+        (0.33, 0.24),
+        (0.25, 0.45),
+        (0.24, 0.66),
+        (0.30, floor),
+        (0.46, floor - 0.035 * (1 - a.flat)),
+        (0.62, floor + 0.03),
+        (0.76, floor + 0.13),
+        (0.775, 0.50),
+        (0.66, a.top + 0.04),
+    ]
+    return np.array(outline)
+
+
+# fmt: off
+_LATERAL_BODY = [
+    (0.40, 0), (0.38, 0.08), (0.20, 0.2), (0.16, 0.5), (0.17, 1.1),
+    (0.93, 1.1), (0.93, 0.3), (0.80, 0.1), (0.62, 0),
+]
+_LATERAL_AORTA = [(0.44, 0.40), (0.47, 0.30), (0.55, 0.28), (0.62, 0.36), (0.65, 0.6)]
+_STERNUM = [(0.265, 0.22), (0.225, 0.40), (0.215, 0.6)]
+# fmt: on
+
+# %% ../../nbs/1_pairs/11_phantoms.ipynb #b773dc17
+def _lateral_spine(s):
+    "Vertebrae from the side."
+    y = np.linspace(0.02, 1.05, 14)
+    back = np.stack([0.80 + 0.03 * np.sin(y * 3), y], 1)
+    gaps = [[(x - 0.035, v), (x + 0.035, v + 0.012)] for x, v in back]
+    return 0.34 * lines(s, [back], 0.08, 0.008) - 0.14 * lines(s, gaps, 0.012, 0.004)
+
+
+def _lateral_ribs(a, s):
+    "Ribs of both sides, seen from the side."
+    u = np.linspace(0, 1, 8)
+    x = 0.76 - 0.46 * u
+    ribs = []
+    for k in range(7):
+        y = a.top + 0.06 + k * 0.075 + 0.16 * u - 0.05 * np.sin(np.pi * u)
+        ribs.append(np.stack([x, y], 1))
+    return 0.09 * a.bones * lines(s, ribs, 0.018, 0.003)
+
+
+def _lateral_vessels(s, rng):
+    "Vessels that leave the hilum in all directions."
+    u = np.linspace(0, 1, 8)
+    directions = rng.uniform(0, 6.3, 9)
+    reaches = rng.uniform(0.1, 0.24, 9)
+    vessels = []
+    for direction, reach in zip(directions, reaches):
+        x = 0.51 + reach * u * np.cos(direction)
+        y = 0.43 + reach * u * np.sin(direction)
+        vessels.append(np.stack([x, y], 1))
+    return 0.13 * lines(s, vessels, 0.010, 0.004)
+
+
+def _lateral_heart(a):
+    "Place of the heart from the side: x, y, half width, half height."
+    return 0.37, a.floor - 0.12, 0.9 * a.heart, 1.05 * a.heart
 
 
 def lateral(
@@ -393,61 +421,41 @@ def lateral(
     """
     s = size
     lungs = shape(s, lateral_lung(a))
-    y = np.linspace(0.02, 1.05, 14)
-    back = np.stack([0.80 + 0.03 * np.sin(y * 3), y], 1)
-    gaps = [[(x - 0.035, v), (x + 0.035, v + 0.012)] for x, v in back]
-    t = (
-        1.05
-        * a.bulk
-        * shape(
-            s,
-            [
-                (0.40, 0),
-                (0.38, 0.08),
-                (0.20, 0.2),
-                (0.16, 0.5),
-                (0.17, 1.1),
-                (0.93, 1.1),
-                (0.93, 0.3),
-                (0.80, 0.1),
-                (0.62, 0),
-            ],
-            0.012,
-        )
-        - 0.80 * a.air * lungs
-    )
-    t += 0.34 * lines(s, [back], 0.08, 0.008) - 0.14 * lines(s, gaps, 0.012, 0.004)
-    t += 0.50 * disc(
-        s, 0.37, a.floor - 0.12, 0.9 * a.heart, 1.05 * a.heart, 25, 0.012
-    ) * (0.2 + 0.8 * lungs) + 0.25 * lines(
-        s,
-        [[(0.44, 0.40), (0.47, 0.30), (0.55, 0.28), (0.62, 0.36), (0.65, 0.6)]],
-        0.05,
-        0.012,
-    )
-    t += 0.25 * lines(
-        s, [[(0.265, 0.22), (0.225, 0.40), (0.215, 0.6)]], 0.022, 0.004
-    ) + 0.35 * disc(s, 0.51, 0.43, 0.045, blur=0.012)
-    u = np.linspace(0, 1, 8)
-    ribs = [
-        np.stack(
-            [
-                0.76 - 0.46 * u,
-                a.top + 0.06 + k * 0.075 + 0.16 * u - 0.05 * np.sin(np.pi * u),
-            ],
-            1,
-        )
-        for k in range(7)
-    ]
-    vessels = [
-        np.stack([0.51 + r * u * np.cos(w), 0.43 + r * u * np.sin(w)], 1)
-        for w, r in zip(rng.uniform(0, 6.3, 9), rng.uniform(0.1, 0.24, 9))
-    ]
-    return t + 0.09 * a.bones * lines(s, ribs, 0.018, 0.003) + 0.13 * lines(
-        s, vessels, 0.010, 0.004
-    ) * lungs, lungs
+    heart = disc(s, *_lateral_heart(a), 25, 0.012)
+    aorta = lines(s, [_LATERAL_AORTA], 0.05, 0.012)
+    sternum = lines(s, [_STERNUM], 0.022, 0.004)
+    hilum = disc(s, 0.51, 0.43, 0.045, blur=0.012)
+    t = 1.05 * a.bulk * shape(s, _LATERAL_BODY, 0.012)
+    t -= 0.80 * a.air * lungs
+    t += _lateral_spine(s)
+    t += 0.50 * heart * (0.2 + 0.8 * lungs) + 0.25 * aorta
+    t += 0.25 * sternum + 0.35 * hilum
+    t += _lateral_ribs(a, s)
+    t += _lateral_vessels(s, rng) * lungs
+    return t, lungs
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-034
+def _put_marker(film, rng):
+    "The technician's lead letter, mostly an L at the patient's left."
+    s = film.shape[0]
+    letter, x = ('L', 0.90) if rng.random() < 0.8 else ('R', 0.04)
+    y = rng.uniform(0.08, 0.2)
+    place = int(x * s), int(y * s)
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    thickness = max(1, s // 150)
+    cv2.putText(film, letter, place, font, s / 420, 250, thickness, cv2.LINE_AA)
+
+
+def _collimate(film, rng):
+    "The black border that the collimator leaves."
+    s = film.shape[0]
+    for rows in (film, film.T):
+        first = int(rng.uniform(0, 0.02) * s)
+        last = s - int(rng.uniform(0, 0.02) * s)
+        rows[:first] = 5
+        rows[last:] = 5
+
+
 def expose(
     t: np.ndarray,  # float32 [H, W] thickness
     view: str,  # 'PA', 'AP' or 'LATERAL'
@@ -456,36 +464,14 @@ def expose(
     "Thickness to grey: beam, contrast, noise, marker, collimation."
     s = t.shape[0]
     grey = 1 - np.exp(-rng.uniform(0.85, 1.15) * np.clip(t, 0, None))
-    grey = np.clip(grey / rng.uniform(0.90, 0.98), 0, 1) ** rng.uniform(0.85, 1.2)
-    coarse = cv2.resize(
-        rng.standard_normal((16, 16), dtype=np.float32),
-        (s, s),
-        interpolation=cv2.INTER_LINEAR,
-    )
-    film = np.clip(
-        255 * grey
-        + rng.uniform(2, 5) * rng.standard_normal((s, s), dtype=np.float32)
-        + 3 * coarse,
-        0,
-        255,
-    ).astype(np.uint8)
-    side = 1 if rng.random() < 0.8 else -1  # mostly an L at the patient's left
-    cv2.putText(
-        film,
-        'L' if side > 0 else 'R',
-        (int((0.90 if side > 0 else 0.04) * s), int(rng.uniform(0.08, 0.2) * s)),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        s / 420,
-        250,
-        max(1, s // 150),
-        cv2.LINE_AA,
-    )
-    for axis in (0, 1):
-        for edge in (
-            slice(0, int(rng.uniform(0, 0.02) * s)),
-            slice(s - int(rng.uniform(0, 0.02) * s), s),
-        ):
-            film[(edge,) if axis == 0 else (slice(None), edge)] = 5
+    grey = np.clip(grey / rng.uniform(0.90, 0.98), 0, 1)
+    grey = grey ** rng.uniform(0.85, 1.2)
+    coarse = rng.standard_normal((16, 16), dtype=np.float32)
+    coarse = cv2.resize(coarse, (s, s), interpolation=cv2.INTER_LINEAR)
+    noise = rng.uniform(2, 5) * rng.standard_normal((s, s), dtype=np.float32)
+    film = np.clip(255 * grey + noise + 3 * coarse, 0, 255).astype(np.uint8)
+    _put_marker(film, rng)
+    _collimate(film, rng)
     return film
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-036
@@ -495,12 +481,9 @@ def turn(
 ) -> np.ndarray:  # turned about the centre
     "Rotation of a map or a mask."
     s = t.shape[0]
+    rotation = cv2.getRotationMatrix2D((s / 2, s / 2), angle, 1)
     return cv2.warpAffine(
-        t,
-        cv2.getRotationMatrix2D((s / 2, s / 2), angle, 1),
-        (s, s),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        t, rotation, (s, s), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-039
@@ -521,6 +504,9 @@ FINDINGS = (
 )
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-040
+_SIGNS = {'left': (1,), 'right': (-1,), 'bilateral': (-1, 1)}
+
+
 @dataclass(frozen=True)
 class Finding:
     "One finding of a study, the same on all its films."
@@ -532,350 +518,335 @@ class Finding:
     seed: int = 0  # of its shape
 
     @property
-    # +1 is the film's right
     def signs(self) -> tuple:
-        return {'left': (1,), 'right': (-1,), 'bilateral': (-1, 1)}.get(self.side, (1,))
+        "Its sides on a frontal film: +1 is the film's right."
+        return _SIGNS.get(self.side, (1,))
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-042
 ZONE_Y = dict(upper=0.28, mid=0.45, lower=0.63)  # height of a zone on the film
+
+
+def _adapt_to(a, f):
+    "The anatomy as one finding changes it."
+    v = f.severity
+    if f.label == 'Cardiomegaly':
+        return replace(a, heart=a.heart * (1.28 + 0.30 * v))
+    if f.label == 'Emphysema':
+        return replace(
+            a,
+            flat=0.7 + 0.3 * v,
+            floor=a.floor + 0.03,
+            air=1.10 + 0.12 * v,
+            heart=a.heart * 0.86,
+            width=a.width * 1.05,
+        )
+    if f.label == 'Atelectasis':
+        lift = 0.035 + 0.05 * v
+        if f.side == 'right':
+            return replace(a, lift_right=lift)
+        return replace(a, lift_left=lift)
+    if f.label == 'Fibrosis':
+        return replace(a, floor=a.floor - 0.03 * v)
+    return a
 
 
 def adapt(
     a: Anatomy,  # the patient
     findings: Sequence[Finding],  # of the study
 ) -> Anatomy:
-    """The anatomy as the findings change it: size of the heart, shape and height of the
-    diaphragm, darkness of the lungs.
+    """The anatomy as the findings change it.
+
+    Size of the heart, shape and height of the diaphragm, darkness of the lungs.
     """
     for f in findings:
-        v = f.severity
-        if f.label == 'Cardiomegaly':
-            a = replace(a, heart=a.heart * (1.28 + 0.30 * v))
-        if f.label == 'Emphysema':
-            a = replace(
-                a,
-                flat=0.7 + 0.3 * v,
-                floor=a.floor + 0.03,
-                air=1.10 + 0.12 * v,
-                heart=a.heart * 0.86,
-                width=a.width * 1.05,
-            )
-        if f.label == 'Atelectasis':
-            a = replace(
-                a,
-                **{
-                    'lift_right' if f.side == 'right' else 'lift_left': 0.035 + 0.05 * v
-                },
-            )
-        if f.label == 'Fibrosis':
-            a = replace(a, floor=a.floor - 0.03 * v)
+        a = _adapt_to(a, f)
     return a
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-044
-def _place(f, view, rng, depth=0.5):
-    """Centre of a lung finding on a film: x from the side of the patient on frontal
-    films, depth on laterals; y from its zone.
+def _place(f, view, rng):
+    """Centres of a lung finding on a film, a list of (x, y).
+
+    x comes from the side of the patient on frontal films and is a depth on laterals; y
+    comes from the zone.
     """
     y = ZONE_Y.get(f.zone, 0.5) + rng.uniform(-0.03, 0.03)
-    out = rng.uniform(0.17, 0.25)
-    z = rng.uniform(0.42, 0.62)
-    return [(z, y)] if view == 'LATERAL' else [(0.5 + d * out, y) for d in f.signs]
+    outward = rng.uniform(0.17, 0.25)
+    depth = rng.uniform(0.42, 0.62)
+    if view == 'LATERAL':
+        return [(depth, y)]
+    return [(0.5 + d * outward, y) for d in f.signs]
 
 
 def _cloud(s, x, y, r, rng, n=9):
     "A patchy opacity: overlapping soft discs."
-    spots = [
-        disc(
-            s,
-            x + rng.normal(0, 0.5 * r),
-            y + rng.normal(0, 0.45 * r),
-            r * rng.uniform(0.35, 0.6),
-            blur=0.18 * r,
-        )
-        for _ in range(n)
-    ]
-    return np.minimum(1, np.add.reduce(spots) * 0.6)
+    total = 0
+    for _ in range(n):
+        spot_x = x + rng.normal(0, 0.5 * r)
+        spot_y = y + rng.normal(0, 0.45 * r)
+        radius = r * rng.uniform(0.35, 0.6)
+        total = total + disc(s, spot_x, spot_y, radius, blur=0.18 * r)
+    return np.minimum(1, total * 0.6)
 
 
 def _consolidation(s, a, view, f, lungs, rng):
+    "Clouds with air-filled bronchi."
     r = 0.075 + 0.055 * f.severity
+    density = 0.42 + 0.22 * f.severity
     add = 0
     for x, y in _place(f, view, rng):
         cloud = _cloud(s, x, y, r, rng) * lungs
-        bronchi = lines(
-            s,
-            [
-                [(x - 0.3 * r, y - 0.5 * r), (x + k * 0.3 * r, y + 0.6 * r)]
-                for k in (-1, 1, 3)
-            ],
-            0.006,
-            0.003,
-        )
-        add = add + (0.42 + 0.22 * f.severity) * cloud * (1 - 0.7 * bronchi)
+        root = (x - 0.3 * r, y - 0.5 * r)
+        branches = [[root, (x + k * 0.3 * r, y + 0.6 * r)] for k in (-1, 1, 3)]
+        bronchi = lines(s, branches, 0.006, 0.003)
+        add = add + density * cloud * (1 - 0.7 * bronchi)
     return add
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-045
+def _kerley_lines(edges):
+    "Short level lines that run from the edges of the lungs inwards."
+    kerley = []
+    for x in edges:
+        inner = x - np.sign(x - 0.5) * 0.045
+        for y in np.linspace(0.56, 0.72, 8):
+            kerley.append([(inner, y), (x, y + 0.004)])
+    return kerley
+
+
 def _edema(s, a, view, f, lungs, rng):
-    centres = [(0.51, 0.45)] if view == 'LATERAL' else [(0.40, 0.46), (0.60, 0.46)]
-    haze = sum(disc(s, x, y + 0.04, 0.15, 0.21, blur=0.06) for x, y in centres) * lungs
-    edges = (
-        [0.5 - a.width + 0.02, 0.5 + a.width - 0.02]
-        if view != 'LATERAL'
-        else [0.30, 0.72]
-    )
-    kerley = [
-        [(x - np.sign(x - 0.5) * 0.045, y), (x, y + 0.004)]
-        for x in edges
-        for y in np.linspace(0.56, 0.72, 8)
-    ]
-    vessels = (
-        lines(s, [p + [0, -0.04] for p in vessel_paths(rng, 0.25, 1.0)], 0.012, 0.004)
-        if view != 'LATERAL'
-        else 0
-    )
-    return (
-        (0.20 + 0.26 * f.severity) * haze
-        + 0.22 * lines(s, kerley, 0.005, 0.002) * lungs
-        + (0.10 + 0.10 * f.severity) * vessels * lungs
-    )
+    "Haze around the hila, fine lines at the edge, full vessels above."
+    if view == 'LATERAL':
+        centres = [(0.51, 0.45)]
+        edges = [0.30, 0.72]
+    else:
+        centres = [(0.40, 0.46), (0.60, 0.46)]
+        edges = [0.5 - a.width + 0.02, 0.5 + a.width - 0.02]
+    haze = sum(disc(s, x, y + 0.04, 0.15, 0.21, blur=0.06) for x, y in centres)
+    add = (0.20 + 0.26 * f.severity) * (haze * lungs)
+    add += 0.22 * lines(s, _kerley_lines(edges), 0.005, 0.002) * lungs
+    if view != 'LATERAL':
+        paths = [path + [0, -0.04] for path in vessel_paths(rng, 0.25, 1.0)]
+        vessels = lines(s, paths, 0.012, 0.004)
+        add += (0.10 + 0.10 * f.severity) * vessels * lungs
+    return add
 
 
 def _atelectasis(s, a, view, f, lungs, rng):
+    "Bands above the diaphragm."
     y = a.floor - 0.10 - rng.uniform(0, 0.03)
-    d = f.signs[0]
-    paths = (
-        [[(0.42, y + 0.04), (0.66, y - 0.01)]]
-        if view == 'LATERAL'
-        else [
-            [
-                (0.5 + d * 0.11, y + 0.02 + k),
-                (0.5 + d * 0.2, y + k - 0.005),
-                (0.5 + d * 0.31, y - 0.035 + k),
-            ]
-            for k in (0.0, 0.045)
-        ]
-    )
-    return (
-        (0.38 + 0.22 * f.severity)
-        * lines(s, paths, 0.020 + 0.014 * f.severity, 0.005)
-        * lungs
-    )
+    if view == 'LATERAL':
+        paths = [[(0.42, y + 0.04), (0.66, y - 0.01)]]
+    else:
+        d = f.signs[0]
+        paths = []
+        for k in (0.0, 0.045):
+            inner = (0.5 + d * 0.11, y + 0.02 + k)
+            middle = (0.5 + d * 0.2, y + k - 0.005)
+            outer = (0.5 + d * 0.31, y - 0.035 + k)
+            paths.append([inner, middle, outer])
+    width = 0.020 + 0.014 * f.severity
+    return (0.38 + 0.22 * f.severity) * lines(s, paths, width, 0.005) * lungs
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-047
 def _nodule(s, a, view, f, lungs, rng):
+    "Two to five small sharp discs, anywhere in the lungs."
+    r = 0.016 + 0.012 * f.severity
     add = 0
     for _ in range(2 + rng.integers(0, 4)):
-        x, y = _place(
-            replace(
-                f,
-                zone=('upper', 'mid', 'lower')[rng.integers(3)],
-                side=('left', 'right')[rng.integers(2)],
-            ),
-            view,
-            rng,
-        )[0]
-        add = add + disc(
-            s, x + rng.normal(0, 0.03), y, 0.016 + 0.012 * f.severity, blur=0.003
-        )
+        zone = ('upper', 'mid', 'lower')[rng.integers(3)]
+        side = ('left', 'right')[rng.integers(2)]
+        x, y = _place(replace(f, zone=zone, side=side), view, rng)[0]
+        add = add + disc(s, x + rng.normal(0, 0.03), y, r, blur=0.003)
     return (0.42 + 0.25 * f.severity) * np.minimum(add, 1) * lungs
 
 
 def _mass(s, a, view, f, lungs, rng):
+    "One large round opacity of three lobes."
     x, y = _place(f, view, rng)[0]
     r = 0.055 + 0.035 * f.severity
-    lobes = [
-        disc(
-            s,
-            x + rng.normal(0, 0.22 * r),
-            y + rng.normal(0, 0.22 * r),
-            r * rng.uniform(0.8, 1),
-            r * rng.uniform(0.7, 1),
-            rng.uniform(0, 180),
-            0.004,
-        )
-        for _ in range(3)
-    ]
+    lobes = []
+    for _ in range(3):
+        lobe_x = x + rng.normal(0, 0.22 * r)
+        lobe_y = y + rng.normal(0, 0.22 * r)
+        rx = r * rng.uniform(0.8, 1)
+        ry = r * rng.uniform(0.7, 1)
+        lobes.append(disc(s, lobe_x, lobe_y, rx, ry, rng.uniform(0, 180), 0.004))
     return (0.50 + 0.2 * f.severity) * np.maximum.reduce(lobes) * lungs
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-048
 def _fibrosis(s, a, view, f, lungs, rng):
-    boxes = (
-        [(0.32, 0.74)]
-        if view == 'LATERAL'
-        else [(0.5 - a.width, 0.40), (0.60, 0.5 + a.width)]
-    )
+    "A net of fine lines at the bases."
+    if view == 'LATERAL':
+        ranges = [(0.32, 0.74)]
+    else:
+        ranges = [(0.5 - a.width, 0.40), (0.60, 0.5 + a.width)]
     net = []
-    for lo, hi in boxes:
+    for low, high in ranges:
         for _ in range(34):
-            x, y = rng.uniform(lo, hi), rng.uniform(0.52, a.floor + 0.06)
+            x = rng.uniform(low, high)
+            y = rng.uniform(0.52, a.floor + 0.06)
             w = rng.uniform(0, np.pi)
-            net.append([(x, y), (x + 0.035 * np.cos(w), y + 0.035 * np.sin(w))])
+            end = (x + 0.035 * np.cos(w), y + 0.035 * np.sin(w))
+            net.append([(x, y), end])
     base = disc(s, 0.5, a.floor, 0.42, 0.2, blur=0.04)
-    return (
-        (0.26 + 0.26 * f.severity)
-        * (lines(s, net, 0.006, 0.0015) + 0.22)
-        * base
-        * lungs
-    )
+    density = 0.26 + 0.26 * f.severity
+    return density * (lines(s, net, 0.006, 0.0015) + 0.22) * base * lungs
+
+
+def _hole_centre(view, d, rng):
+    "Where a dark hole lies; `d` is its side on a frontal film."
+    if view == 'LATERAL':
+        return rng.uniform(0.36, 0.6), rng.uniform(0.22, 0.5)
+    return 0.5 + d * rng.uniform(0.14, 0.26), rng.uniform(0.2, 0.42)
 
 
 def _emphysema(s, a, view, f, lungs, rng):
-    centres = (
-        [(rng.uniform(0.36, 0.6), rng.uniform(0.22, 0.5)) for _ in range(3)]
-        if view == 'LATERAL'
-        else [
-            (0.5 + d * rng.uniform(0.14, 0.26), rng.uniform(0.2, 0.42))
-            for d in (-1, 1, -1, 1)
-        ]
-    )
-    holes = sum(disc(s, x, y, rng.uniform(0.03, 0.06), blur=0.01) for x, y in centres)
-    return -(0.06 + 0.08 * f.severity) * np.minimum(holes, 1) * lungs - 0.04 * lungs
+    "Darker lungs with a few dark holes."
+    sides = (1, 1, 1) if view == 'LATERAL' else (-1, 1, -1, 1)
+    centres = [_hole_centre(view, d, rng) for d in sides]
+    holes = 0
+    for x, y in centres:
+        holes = holes + disc(s, x, y, rng.uniform(0.03, 0.06), blur=0.01)
+    depth = 0.06 + 0.08 * f.severity
+    return -depth * np.minimum(holes, 1) * lungs - 0.04 * lungs
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-050
+def _lateral_effusion(s, base, h):
+    "Outline of the fluid from the side."
+    outline = [
+        (0.30, base + 0.16),
+        (0.55, base - 0.35 * h),
+        (0.70, base + 0.02 - h),
+        (0.80, base - 1.3 * h),
+        (0.82, base + 0.2),
+    ]
+    return shape(s, outline, 0.006)
+
+
+def _frontal_effusion(s, w, d, base, h):
+    "Outline of the fluid of one side, climbing at the rib cage."
+    outline = [
+        (0.07, base + 0.1),
+        (0.10, base - 0.25 * h),
+        (0.6 * w, base - 0.45 * h),
+        (w - 0.02, base - h),
+        (w + 0.02, base - 1.5 * h),
+        (w + 0.03, base + 0.12),
+    ]
+    return shape(s, [(0.5 + d * x, y) for x, y in outline], 0.006)
+
+
 def _effusion(s, a, view, f, lungs, rng):
+    "Fluid with a meniscus."
     h = 0.06 + 0.20 * f.severity
-    add = 0
     base = a.floor + 0.06
     if view == 'LATERAL':
-        return (
-            0.62
-            * shape(
-                s,
-                [
-                    (0.30, base + 0.16),
-                    (0.55, base - 0.35 * h),
-                    (0.70, base + 0.02 - h),
-                    (0.80, base - 1.3 * h),
-                    (0.82, base + 0.2),
-                ],
-                0.006,
-            )
-            * np.maximum(lungs, 0.25)
-        )
+        return 0.62 * _lateral_effusion(s, base, h) * np.maximum(lungs, 0.25)
+    fluid = 0
     for d in f.signs:
-        w = a.width
-        edge = lambda x, y: (0.5 + d * x, y)
-        add = add + shape(
-            s,
-            [
-                edge(0.07, base + 0.1),
-                edge(0.10, base - 0.25 * h),
-                edge(0.6 * w, base - 0.45 * h),
-                edge(w - 0.02, base - h),
-                edge(w + 0.02, base - 1.5 * h),
-                edge(w + 0.03, base + 0.12),
-            ],
-            0.006,
-        )
-    return 0.62 * np.minimum(add, 1) * np.maximum(lungs, 0.3)
+        fluid = fluid + _frontal_effusion(s, a.width, d, base, h)
+    return 0.62 * np.minimum(fluid, 1) * np.maximum(lungs, 0.3)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-051
+def _lateral_pneumothorax(s, a, gap):
+    "The air above the lung, from the side."
+    outline = [
+        (0.44, a.top),
+        (0.34, 0.24),
+        (0.36, 0.24 + gap),
+        (0.60, a.top + gap),
+        (0.66, a.top + 0.03),
+    ]
+    return shape(s, outline, 0.004)
+
+
 def _pneumothorax(s, a, view, f, lungs, rng):
+    "Air outside the lung, behind a thin white line."
     gap = 0.035 + 0.085 * f.severity
     if view == 'LATERAL':
-        return (
-            -0.22
-            * shape(
-                s,
-                [
-                    (0.44, a.top),
-                    (0.34, 0.24),
-                    (0.36, 0.24 + gap),
-                    (0.60, a.top + gap),
-                    (0.66, a.top + 0.03),
-                ],
-                0.004,
-            )
-            * lungs
-        )
+        return -0.22 * _lateral_pneumothorax(s, a, gap) * lungs
     d = f.signs[0]
-    outer = shape(s, lung(a, d))
-    line = lung(a, d)
-    x, y = (
-        line[:6, 0] - d * np.array([0.0, 0.6, 1, 0.9, 0.5, 0.1]) * gap,
-        line[:6, 1] + np.array([1.3, 0.9, 0.3, 0, 0, 0]) * gap,
-    )
-    edge = np.stack([x, y], 1)
-    inner = shape(s, np.concatenate([edge, line[6:]]))
-    return (
-        -0.22 * np.clip(outer - inner, 0, 1)
-        + 0.22 * lines(s, [edge[:5]], 0.009, 0.002) * outer
-    )
+    outline = lung(a, d)
+    edge = outline[:6].copy()  # the collapsed lung's: inwards and down
+    edge[:, 0] -= d * np.array([0.0, 0.6, 1, 0.9, 0.5, 0.1]) * gap
+    edge[:, 1] += np.array([1.3, 0.9, 0.3, 0, 0, 0]) * gap
+    whole = shape(s, outline)
+    collapsed = shape(s, np.concatenate([edge, outline[6:]]))
+    air = np.clip(whole - collapsed, 0, 1)
+    line = lines(s, [edge[:5]], 0.009, 0.002)
+    return -0.22 * air + 0.22 * line * whole
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-053
 def _fracture(s, a, view, f, lungs, rng):
+    "Broken ribs: two ends with a step, a gap between them, callus."
     if view == 'LATERAL':
         return 0 * lungs
-    d = f.signs[0]
+    ribs = rib_paths(a, f.signs[0])
+    step = 0.018 + 0.016 * f.severity
+    n_broken = 4 if f.severity > 0.5 else 3
     add = 0
-    for k in rng.choice(np.arange(2, 7), 3 + int(f.severity > 0.5), replace=False):
-        p = rib_paths(a, d)[k]
+    for k in rng.choice(np.arange(2, 7), n_broken, replace=False):
+        rib = ribs[k]
         i = 7 + rng.integers(0, 2)
-        x, y = p[i]
-        step = 0.018 + 0.016 * f.severity
-        ends = [[p[i - 2], (x, y - step)], [(x, y + step), p[i + 2]]]
-        add = (
-            add
-            + 0.34 * lines(s, ends, 0.024, 0.002)
-            + 0.40 * disc(s, x, y, 0.024, blur=0.004)
-            - 0.45
-            * lines(s, [[(x, y - 1.6 * step), (x, y + 1.6 * step)]], 0.007, 0.001)
-        )
+        x, y = rib[i]
+        ends = [[rib[i - 2], (x, y - step)], [(x, y + step), rib[i + 2]]]
+        gap = [(x, y - 1.6 * step), (x, y + 1.6 * step)]
+        add = add + 0.34 * lines(s, ends, 0.024, 0.002)
+        add += 0.40 * disc(s, x, y, 0.024, blur=0.004)
+        add -= 0.45 * lines(s, [gap], 0.007, 0.001)
     return add * (0.7 + 0.5 * f.severity)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-054
 def _hernia(s, a, view, f, lungs, rng):
+    "Stomach behind the heart: a wall, fluid below, air above it."
     r = 0.065 + 0.035 * f.severity
-    x, y = (0.62, a.floor - 0.07) if view == 'LATERAL' else (0.56, a.floor - 0.06)
-    wall = disc(s, x, y, r, 0.95 * r, blur=0.003)
-    fluid = wall.copy()
+    if view == 'LATERAL':
+        x, y = 0.62, a.floor - 0.07
+    else:
+        x, y = 0.56, a.floor - 0.06
+    outer = disc(s, x, y, r, 0.95 * r, blur=0.003)
+    inner = disc(s, x, y, r - 0.012, 0.95 * r - 0.012, blur=0.003)
+    fluid = outer.copy()
     fluid[: int(y * s)] = 0
-    return (
-        0.42 * (wall - disc(s, x, y, r - 0.012, 0.95 * r - 0.012, blur=0.003))
-        + 0.42 * fluid
-        - 0.45
-        * (
-            disc(s, x, y, r - 0.012, 0.95 * r - 0.012, blur=0.003)
-            - np.minimum(fluid, 1)
-        )
-    )
+    air = inner - np.minimum(fluid, 1)
+    return 0.42 * (outer - inner) + 0.42 * fluid - 0.45 * air
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-055
-def _devices(s, a, view, f, lungs, rng):
-    kind = rng.integers(3)
-    paths, add = [], 0
+# fmt: off
+_LATERAL_TUBE = [[(0.52, 0), (0.53, 0.16), (0.55, 0.3)]]
+_LATERAL_LEAD = [[(0.30, 0.25), (0.42, 0.40), (0.36, 0.62)]]
+_TUBES = [  # of the trachea, of the stomach
+    [(0.505, 0), (0.505, 0.12), (0.50, 0.30)],
+    [(0.515, 0), (0.52, 0.4), (0.54, 0.75), (0.60, 0.88)],
+]
+_CENTRAL_LINE = [(0.30, 0.05), (0.40, 0.14), (0.455, 0.25), (0.46, 0.46)]
+_LEADS = [
+    [(0.75, 0.23), (0.66, 0.19), (0.55, 0.24), (0.50, 0.45), (0.52, 0.66)],
+    [(0.75, 0.23), (0.60, 0.22), (0.47, 0.5)],
+]
+_PACEMAKER = [(0.70, 0.19), (0.80, 0.19), (0.80, 0.28), (0.70, 0.28)]
+# fmt: on
+
+
+def _device_paths(a, view, kind):
+    "Lines of tubes (0), of a central line and a drain (1), of a pacemaker (2)."
     if view == 'LATERAL':
-        paths = (
-            [[(0.52, 0), (0.53, 0.16), (0.55, 0.3)]]
-            if kind < 2
-            else [[(0.30, 0.25), (0.42, 0.40), (0.36, 0.62)]]
-        )
-    # tube, feeding tube
-    elif kind == 0:
-        paths = [
-            [(0.505, 0), (0.505, 0.12), (0.50, 0.30)],
-            [(0.515, 0), (0.52, 0.4), (0.54, 0.75), (0.60, 0.88)],
-        ]
-    # central line, chest drain
-    elif kind == 1:
-        paths = [
-            [(0.30, 0.05), (0.40, 0.14), (0.455, 0.25), (0.46, 0.46)],
-            [(0.5 + a.width + 0.05, 0.68), (0.66, 0.52), (0.6, 0.3)],
-        ]
-    # pacemaker leads
-    else:
-        paths = [
-            [(0.75, 0.23), (0.66, 0.19), (0.55, 0.24), (0.50, 0.45), (0.52, 0.66)],
-            [(0.75, 0.23), (0.60, 0.22), (0.47, 0.5)],
-        ]
+        return _LATERAL_TUBE if kind < 2 else _LATERAL_LEAD
+    drain = [(0.5 + a.width + 0.05, 0.68), (0.66, 0.52), (0.6, 0.3)]
+    return (_TUBES, [_CENTRAL_LINE, drain], _LEADS)[kind]
+
+
+def _devices(s, a, view, f, lungs, rng):
+    "What people put in."
+    kind = rng.integers(3)
+    paths = _device_paths(a, view, kind)
+    metal = lines(s, paths, 0.010, 0.001)
     if kind == 2 and view != 'LATERAL':
-        add = shape(s, [(0.70, 0.19), (0.80, 0.19), (0.80, 0.28), (0.70, 0.28)], 0.002)
-    return 1.0 * np.maximum(lines(s, paths, 0.010, 0.001), add) + 0.2 * lines(
-        s, paths, 0.02, 0.004
-    )
+        metal = np.maximum(metal, shape(s, _PACEMAKER, 0.002))
+    return metal + 0.2 * lines(s, paths, 0.02, 0.004)
 
 
 def _nothing(s, a, view, f, lungs, rng):
+    "A finding that only changes the anatomy."
     return 0 * lungs
 
 
@@ -897,17 +868,15 @@ DRAW = {
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-057
 def _mask(add, f, a, view, lungs):
+    "Where a finding is seen, bool."
     s = lungs.shape[0]
     if f.label == 'Emphysema':
         return lungs > 0.5
     if f.label != 'Cardiomegaly':
         return np.abs(add) > 0.06
-    x, y, rx, ry = (
-        (0.37, a.floor - 0.12, 0.9 * a.heart, 1.05 * a.heart)
-        if view == 'LATERAL'
-        else heart_box(a, view)
-    )
-    return disc(s, x, y, rx, ry, 25 if view == 'LATERAL' else 0.6 * a.tilt, 0) > 0.5
+    if view == 'LATERAL':
+        return disc(s, *_lateral_heart(a), 25, 0) > 0.5
+    return disc(s, *heart_box(a, view), 0.6 * a.tilt, 0) > 0.5
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-059
 def draw_film(
@@ -928,17 +897,21 @@ def draw_film(
     # lying down, the breath is less deep
     if view == 'AP':
         a = replace(a, floor=a.floor - 0.03)
-    t, lungs = (
-        lateral(a, size, rng) if view == 'LATERAL' else frontal(a, view, size, rng)
-    )
-    angle, masks = rng.normal(0, 1.5), {}
+    if view == 'LATERAL':
+        t, lungs = lateral(a, size, rng)
+    else:
+        t, lungs = frontal(a, view, size, rng)
+    angle = rng.normal(0, 1.5)
+    masks = {}
     for f in findings:
         add = DRAW[f.label](size, a, view, f, lungs, rng_for(f.seed, f.label, view))
         t = t + add
-        mask = turn(_mask(add, f, a, view, lungs).astype(np.float32), angle) > 0.5
+        mask = _mask(add, f, a, view, lungs).astype(np.float32)
+        mask = turn(mask, angle) > 0.5
         if mask.any():
             masks[f.label] = mask
-    return expose(turn(t.astype(np.float32), angle), view, rng), masks
+    film = expose(turn(t.astype(np.float32), angle), view, rng)
+    return film, masks
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-065
 BASE = {
@@ -986,19 +959,18 @@ def sample_finding(
     rng: np.random.Generator,
 ) -> Finding:
     "A finding with side, zone and severity; about one in six is subtle."
-    sides = (
-        ('left', 'right', 'bilateral')
-        if label == 'Pleural Effusion'
-        else ('left', 'right')
-    )
-    severity = rng.uniform(0.05, 0.25) if rng.random() < 0.17 else rng.uniform(0.3, 1)
-    return Finding(
-        label,
-        str(rng.choice(sides)) if label in SIDED else '',
-        str(rng.choice(list(ZONE_Y))) if label in ZONED else '',
-        round(float(severity), 3),
-        int(rng.integers(2**31)),
-    )
+    low, high = (0.05, 0.25) if rng.random() < 0.17 else (0.3, 1)
+    severity = round(float(rng.uniform(low, high)), 3)
+    side = ''
+    if label in SIDED:
+        sides = ['left', 'right']
+        if label == 'Pleural Effusion':
+            sides.append('bilateral')
+        side = str(rng.choice(sides))
+    zone = ''
+    if label in ZONED:
+        zone = str(rng.choice(list(ZONE_Y)))
+    return Finding(label, side, zone, severity, seed=int(rng.integers(2**31)))
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-068
 def sample_findings(
@@ -1008,14 +980,14 @@ def sample_findings(
     "The findings of a first study; companions come together."
     if rng.random() < normal:
         return []
-    there = []
-    while not there:
+    labels = []
+    while not labels:
         for label, p in BASE.items():
-            for g in there:
-                p *= BOOST.get((g, label), 1.0)
+            for companion in labels:
+                p *= BOOST.get((companion, label), 1.0)
             if rng.random() < p:
-                there.append(label)
-    return [sample_finding(l, rng) for l in there[:5]]
+                labels.append(label)
+    return [sample_finding(label, rng) for label in labels[:5]]
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-073
 # label: (ways to say it is there, names to deny it by, one for the impression)
@@ -1174,11 +1146,11 @@ NORMAL = (
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-074
 def _say(template, f, rng):
     "A template filled with the finding's side, zone and size."
-    large, mild = next(
-        (str(rng.choice(sizes)), str(rng.choice(degrees)))
-        for top, sizes, degrees in GRADES
-        if f.severity < top
-    )
+    for top, sizes, degrees in GRADES:
+        if f.severity < top:
+            break
+    large = str(rng.choice(sizes))
+    mild = str(rng.choice(degrees))
     return template.format(
         side=f.side,
         Side=f.side.capitalize(),
@@ -1192,68 +1164,77 @@ def _say(template, f, rng):
 
 
 def _sentence(text):
+    "A text with a capital and a full stop."
     return text[0].upper() + text[1:] + '.'
 
 
 def _lower(text):
+    "A text to go on with inside a sentence."
     return text[0].lower() + text[1:]
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-075
-def _found(f, rng, kept):
-    """The sentence for one finding: plain, hedged if subtle, unchanged if known from
-    before.
-    """
+def _finding_sentence(f, rng, kept):
+    "The sentence for a finding: plain, hedged if subtle, unchanged if known before."
     text = _say(str(rng.choice(SAID[f.label][0])), f, rng)
     if f.severity < 0.25:
-        text = str(rng.choice(HEDGES)).format(_lower(text))
+        hedge = str(rng.choice(HEDGES))
+        text = hedge.format(_lower(text))
     elif f.label in kept and rng.random() < 0.7:
         pattern = str(rng.choice(KEPT))
         text = pattern.format(_lower(text) if pattern.startswith('Again') else text)
     return _sentence(text)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-077
+_NORMAL_IMPRESSIONS = (
+    'no acute disease',
+    'normal chest',
+    'no acute cardiopulmonary process',
+    'unremarkable examination',
+)
+
+
+def _denials(findings, rng):
+    "Sentences that deny three to six of the findings that are not there."
+    present = {f.label for f in findings}
+    absent = [label for label in SAID if label not in present]
+    n = min(len(absent), rng.integers(3, 7))
+    sentences = []
+    for label in rng.choice(absent, n, replace=False):
+        denial = str(rng.choice(DENIED))
+        name = rng.choice(SAID[label][1])
+        sentences.append(_sentence(denial.format(name)))
+    return sentences
+
+
+def _joined(sentences, rng):
+    "The sentences in random order, as one text."
+    return ' '.join(sentences[i] for i in rng.permutation(len(sentences)))
+
+
 def write_report(
     findings: Sequence[Finding],  # of the study; empty: a normal chest
     rng: np.random.Generator,
     kept: Sequence[str] = (),  # labels known from the previous study
 ) -> list[str]:  # [findings, impression]
-    """A report in two sections; every finding is asserted in both (hedged in the
-    findings if subtle), some of the others are denied.
+    """A report in two sections.
+
+    Every finding is asserted in both (hedged in the findings if subtle), some of the
+    others are denied.
     """
-    there = {f.label for f in findings}
-    absent = [l for l in SAID if l not in there]
-    seen = [_found(f, rng, kept) for f in findings]
-    denied = [
-        _sentence(str(rng.choice(DENIED)).format(rng.choice(SAID[l][1])))
-        for l in rng.choice(absent, min(len(absent), rng.integers(3, 7)), replace=False)
-    ]
-    calm = (
-        [
-            _sentence(str(s))
-            for s in rng.choice(NORMAL, rng.integers(2, 4), replace=False)
-        ]
-        if not findings
-        else []
-    )
-    told = seen + denied + calm
-    body = [told[i] for i in rng.permutation(len(told))]
-    sums = [_sentence(_say(SAID[f.label][2], f, rng)) for f in findings] or [
-        _sentence(
-            str(
-                rng.choice(
-                    (
-                        'no acute disease',
-                        'normal chest',
-                        'no acute cardiopulmonary process',
-                        'unremarkable examination',
-                    )
-                )
-            )
-        )
-    ]
-    return [' '.join(body), ' '.join(sums[i] for i in rng.permutation(len(sums)))]
+    body = [_finding_sentence(f, rng, kept) for f in findings]
+    body += _denials(findings, rng)
+    if not findings:
+        normal = rng.choice(NORMAL, rng.integers(2, 4), replace=False)
+        body += [_sentence(str(text)) for text in normal]
+    body = _joined(body, rng)
+    if findings:
+        impression = [_sentence(_say(SAID[f.label][2], f, rng)) for f in findings]
+    else:
+        impression = [_sentence(str(rng.choice(_NORMAL_IMPRESSIONS)))]
+    return [body, _joined(impression, rng)]
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-083
+# views of a visit; how often it is like that for a patient who is ill, and for others
 VISITS = (
     ('AP',),
     ('PA', 'LATERAL'),
@@ -1262,6 +1243,25 @@ VISITS = (
     ('PA', 'LATERAL', 'AP'),
     ('PA', 'PA', 'LATERAL', 'LATERAL'),
 )
+_VISITS_ILL = (0.6, 0.1, 0.1, 0.1, 0.1, 0)
+_VISITS_WELL = (0.2, 0.5, 0.12, 0.05, 0.08, 0.05)
+
+
+def _still_there(findings, rng):
+    "What of a visit's findings is there on the next, a little changed."
+    kept = []
+    for f in findings:
+        if rng.random() < 0.7:
+            severity = np.clip(f.severity + rng.normal(0, 0.1), 0.05, 1)
+            kept.append(replace(f, severity=float(severity)))
+    return kept
+
+
+def _sample_views(findings, rng):
+    "Views of a visit; a patient in bed with tubes gets an AP film."
+    ill = any(f.label == 'Support Devices' for f in findings)
+    p = _VISITS_ILL if ill else _VISITS_WELL
+    return list(VISITS[rng.choice(len(VISITS), p=p)])
 
 
 def plan_patient(
@@ -1270,91 +1270,61 @@ def plan_patient(
 ) -> list[dict]:
     """All visits of a patient, nothing drawn yet; depends on seed and number alone.
 
-    Returns: a dict a study: study_id, patient_id, source, anatomy, findings, kept,
+    Returns: a dict per study: study_id, patient_id, source, anatomy, findings, kept,
     views.
     """
     rng = rng_for(seed, 'patient', number)
-    anatomy = sample_anatomy(rng)
     patient = f'p{number:05d}'
-    source, findings, visits = (
-        str(rng.choice(['phantom-report', 'phantom-label'])),
-        sample_findings(rng),
-        [],
-    )
+    anatomy = sample_anatomy(rng)
+    source = str(rng.choice(['phantom-report', 'phantom-label']))
+    findings = sample_findings(rng)
+    kept = []
+    visits = []
     for k in range(rng.choice([1, 2, 3, 4], p=[0.5, 0.25, 0.15, 0.1])):
-        old = (
-            [
-                replace(
-                    f, severity=float(np.clip(f.severity + rng.normal(0, 0.1), 0.05, 1))
-                )
-                for f in findings
-                if rng.random() < 0.7
-            ]
-            if k
-            else []
+        if k:
+            old = _still_there(findings, rng)
+            kept = [f.label for f in old]
+            new = [f for f in sample_findings(rng, 0.6) if f.label not in kept]
+            findings = (old + new)[:5]
+        visit = dict(
+            study_id=f'{patient}_s{k}',
+            patient_id=patient,
+            source=source,
+            anatomy=anatomy,
+            findings=findings,
+            kept=kept,
+            views=_sample_views(findings, rng),
         )
-        new = (
-            findings
-            if not k
-            else [
-                f
-                for f in sample_findings(rng, 0.6)
-                if f.label not in {o.label for o in old}
-            ]
-        )
-        findings = (old + new)[:5]
-        ill = any(f.label == 'Support Devices' for f in findings)
-        views = VISITS[
-            rng.choice(
-                len(VISITS),
-                p=[0.6, 0.1, 0.1, 0.1, 0.1, 0]
-                if ill
-                else [0.2, 0.5, 0.12, 0.05, 0.08, 0.05],
-            )
-        ]
-        visits.append(
-            dict(
-                study_id=f'{patient}_s{k}',
-                patient_id=patient,
-                source=source,
-                anatomy=anatomy,
-                findings=findings,
-                kept=[o.label for o in old],
-                views=list(views),
-            )
-        )
+        visits.append(visit)
     return visits
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-085
 def _labels(study, split, rng):
     "Labels of a study as its source would give them."
-    there = [f.label for f in study['findings']]
-    absent = [l for l in FINDINGS if l not in there]
+    present = [f.label for f in study['findings']]
+    absent = [label for label in FINDINGS if label not in present]
     if split != 'train' or study['source'] == 'phantom-report':
-        return dict(positive=there, negative=absent, uncertain=[])
-    unsure = [f.label for f in study['findings'] if f.severity < 0.25]
+        return dict(positive=present, negative=absent, uncertain=[])
+    uncertain = [f.label for f in study['findings'] if f.severity < 0.25]
+    positive = [label for label in present if label not in uncertain]
     share = rng.uniform(0, 0.35)
-    stated = [l for l in absent if rng.random() < share] or (
-        [] if there else absent[:1]
-    )
-    return dict(
-        positive=[l for l in there if l not in unsure]
-        or ([] if unsure else ['No Finding']),
-        negative=stated,
-        uncertain=unsure,
-    )
+    negative = [label for label in absent if rng.random() < share]
+    if not present:
+        positive = ['No Finding']
+        negative = negative or absent[:1]
+    return dict(positive=positive, negative=negative, uncertain=uncertain)
 
 
 def _texts(study, rng):
     "Sections of the report and a rewording of each; sometimes one section only."
     if study['source'] != 'phantom-report':
         return dict(texts=[], augmented=[])
-    first, second = (
-        write_report(study['findings'], rng, study['kept']),
-        write_report(study['findings'], rng, study['kept']),
-    )
-    keep = [[0, 1], [0], [1]][rng.choice(3, p=[0.8, 0.1, 0.1])]
-    return dict(texts=[first[i] for i in keep], augmented=[second[i] for i in keep])
+    report = write_report(study['findings'], rng, study['kept'])
+    reworded = write_report(study['findings'], rng, study['kept'])
+    # both sections, findings, impression
+    part = rng.choice(3, p=[0.8, 0.1, 0.1])
+    sections = (slice(0, 2), slice(0, 1), slice(1, 2))[part]
+    return dict(texts=report[sections], augmented=reworded[sections])
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-087
 def plan_studies(
@@ -1362,58 +1332,60 @@ def plan_studies(
     seed: int,
 ) -> tuple[list[dict], pd.DataFrame]:  # the plans, and their study table
     "Plans of the first `n_studies` visits, and the study table that belongs to them."
-    plans, number = [], 0
+    plans = []
+    number = 0
     while len(plans) < n_studies:
         plans += plan_patient(seed, number)
         number += 1
     plans = plans[:n_studies]
-    table = pd.DataFrame(
-        [
-            {k: p[k] for k in ('study_id', 'patient_id', 'source', 'views')}
-            for p in plans
-        ]
-    )
+    columns = ['study_id', 'patient_id', 'source', 'views']
+    table = pd.DataFrame(plans)[columns]
     table = split_by_patient(table, valid=0.1, test=0.2, seed=seed)
-    table['images'] = [
-        [f'images/{p["study_id"]}_{k}_{v}.jpg' for k, v in enumerate(p['views'])]
-        for p in plans
-    ]
-    rows = [
-        _texts(p, rng_for(seed, 'text', p['study_id']))
-        | _labels(p, s, rng_for(seed, 'label', p['study_id']))
-        for p, s in zip(plans, table.split)
-    ]
+    images = []
+    rows = []
+    for plan, split in zip(plans, table.split):
+        study = plan['study_id']
+        films = [f'images/{study}_{k}_{v}.jpg' for k, v in enumerate(plan['views'])]
+        texts = _texts(plan, rng_for(seed, 'text', study))
+        labels = _labels(plan, split, rng_for(seed, 'label', study))
+        images.append(films)
+        rows.append(texts | labels)
+    table['images'] = images
     return plans, pd.concat([table, pd.DataFrame(rows)], axis=1)
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-089
 def _film(plan, k, size, seed):
-    return draw_film(
-        plan['anatomy'],
-        plan['findings'],
-        plan['views'][k],
-        size,
-        rng_for(seed, 'film', plan['study_id'], k),
-    )
+    "Film number k of a planned study, and its masks."
+    rng = rng_for(seed, 'film', plan['study_id'], k)
+    return draw_film(plan['anatomy'], plan['findings'], plan['views'][k], size, rng)
 
 
 def _write_films(plan, images, root, size, seed):
+    "Draw the films of a study and write them as JPEG."
     for k, name in enumerate(images):
-        ok, data = cv2.imencode(
-            '.jpg', _film(plan, k, size, seed)[0], [cv2.IMWRITE_JPEG_QUALITY, 92]
-        )
+        film, _ = _film(plan, k, size, seed)
+        _, data = cv2.imencode('.jpg', film, [cv2.IMWRITE_JPEG_QUALITY, 92])
         (root / name).write_bytes(data.tobytes())
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-090
 VERSION = 2  # of drawings and reports; a folder of another version is drawn anew
 
 
+def _is_complete(root, card):
+    "Does the folder hold the whole data set that the card describes?"
+    done = root / 'phantoms.json'
+    if not done.exists() or not (root / 'studies.parquet').exists():
+        return False
+    return json.loads(done.read_text()) == card
+
+
 def make_phantoms(
-    root: str
-    | Path,  # folder to write to: images/*.jpg, studies.parquet, phantoms.json
+    # folder to write to: images/*.jpg, studies.parquet, phantoms.json
+    root: str | Path,
     n_studies: int = 1000,  # >= 3
     size: int = 256,  # side of a film, pixels, >= 32
     seed: int = 0,
-    workers: int | None = None,  # threads; none: one a core
+    workers: int | None = None,  # threads; none: one per core
 ) -> pd.DataFrame:  # the study table
     """Draw (or find) a phantom data set.
 
@@ -1425,23 +1397,21 @@ def make_phantoms(
         )
     root = Path(root)
     card = dict(version=VERSION, n_studies=n_studies, size=size, seed=seed)
-    done = root / 'phantoms.json'
-    if (
-        done.exists()
-        and (root / 'studies.parquet').exists()
-        and json.loads(done.read_text()) == card
-    ):
+    if _is_complete(root, card):
         return load_studies(root / 'studies.parquet')
+    done = root / 'phantoms.json'
     done.unlink(missing_ok=True)
     (root / 'images').mkdir(parents=True, exist_ok=True)
     # of another seed, size or version
     for old in (root / 'images').glob('p*_s*_*.jpg'):
         old.unlink()
     plans, table = plan_studies(n_studies, seed)
+
+    def write(plan, images):
+        _write_films(plan, images, root, size, seed)
+
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        jobs = pool.map(
-            lambda p: _write_films(*p, root, size, seed), zip(plans, table.images)
-        )
+        jobs = pool.map(write, plans, table.images)
         for _ in progress(jobs, total=n_studies, desc='phantoms', unit='study'):
             pass
     save_studies(table, root / 'studies.parquet')
@@ -1453,23 +1423,16 @@ def make_phantoms(
 def phantom_masks(
     root: str | Path,  # folder of `make_phantoms`
     study_id: str,  # of its table
-) -> list[tuple[np.ndarray, dict]]:  # a film: uint8 [size, size], {finding: bool mask}
-    """The films of a study, drawn again with their masks.
+) -> list[tuple[np.ndarray, dict]]:  # per film: uint8 [size, size], {finding: mask}
+    """The films of a study, drawn again with their masks (bool [size, size]).
 
     Raises: `KeyError` for a study that is not there.
     """
     card = json.loads((Path(root) / 'phantoms.json').read_text())
+    size, seed = card['size'], card['seed']
     number = study_id[1:].split('_')[0]
-    plan = next(
-        (
-            p
-            for p in plan_patient(card['seed'], int(number) if number.isdigit() else 0)
-            if p['study_id'] == study_id
-        ),
-        None,
-    )
-    if plan is None:
-        raise KeyError(f'no phantom study {study_id!r} in {root}')
-    return [
-        _film(plan, k, card['size'], card['seed']) for k in range(len(plan['views']))
-    ]
+    patient = int(number) if number.isdigit() else 0
+    for plan in plan_patient(seed, patient):
+        if plan['study_id'] == study_id:
+            return [_film(plan, k, size, seed) for k in range(len(plan['views']))]
+    raise KeyError(f'no phantom study {study_id!r} in {root}')

@@ -54,33 +54,38 @@ def open_reader(
         raise ValueError(
             f'unknown corpus {corpus!r}; there are {", ".join(sorted(readers))}'
         )
-    takes = list(inspect.signature(readers[corpus]).parameters)[1:]
-    own = [k for k in takes if k not in usual and k != 'columns'] + (
-        list(GUESSES) if corpus == 'csv' else []
-    )
-    if unknown := sorted(set(options) - set(own)):
+    reader = readers[corpus]
+    takes = list(inspect.signature(reader).parameters)[1:]
+    own = [name for name in takes if name not in usual and name != 'columns']
+    if corpus == 'csv':
+        own += list(GUESSES)
+    unknown = sorted(set(options) - set(own))
+    if unknown:
         raise ValueError(
             f'the reader of {corpus} has no option {unknown[0]!r}; it has '
             f'{", ".join(own) or "none"}'
         )
-    return readers[corpus], {k: v for k, v in usual.items() if k in takes} | options
+    shared = {name: value for name, value in usual.items() if name in takes}
+    return reader, shared | options
 
 
-def _typed(corpus, name, value):
-    """The words of an option as the reader takes them: a whole number, true or false,
-    else text.
-    """
-    p = inspect.signature(READERS.get(corpus, read_csv)).parameters.get(name)
-    kind = str(p.annotation) if p else ''
+def _parse_option(corpus, name, value):
+    "An option's words as its reader takes them: whole number, true or false, text."
+    parameters = inspect.signature(READERS.get(corpus, read_csv)).parameters
+    kind = str(parameters[name].annotation) if name in parameters else ''
     if 'Callable' in kind:
         raise ValueError(
             f'{name} is a function, which only a call from Python can give'
         )
-    if 'bool' in kind and value not in ('true', 'false'):
-        raise ValueError(f'{name} must be true or false')
-    if 'int' in kind and not value.isdecimal():
-        raise ValueError(f'{name} must be a whole number')
-    return value == 'true' if 'bool' in kind else int(value) if 'int' in kind else value
+    if 'bool' in kind:
+        if value not in ('true', 'false'):
+            raise ValueError(f'{name} must be true or false')
+        return value == 'true'
+    if 'int' in kind:
+        if not value.isdecimal():
+            raise ValueError(f'{name} must be a whole number')
+        return int(value)
+    return value
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-012
 def drop_films(
@@ -92,13 +97,12 @@ def drop_films(
     Returns: the table without them; the ids of the studies that had no other film.
     """
     films = set(films)
-    keep = [
-        [k for k, f in enumerate(cell) if f not in films] for cell in studies.images
-    ]
-    pick = lambda column: [
-        [cell[k] for k in ks] for cell, ks in zip(studies[column], keep)
-    ]
-    left = studies.assign(images=pick('images'), views=pick('views'))
+    images, views = [], []
+    for paths, names in zip(studies.images, studies.views):
+        kept = [k for k, path in enumerate(paths) if path not in films]
+        images.append([paths[k] for k in kept])
+        views.append([names[k] for k in kept])
+    left = studies.assign(images=images, views=views)
     empty = left.images.map(len) == 0
     return left[~empty].reset_index(drop=True), list(left.study_id[empty])
 
@@ -107,23 +111,26 @@ def drop_films(
 _OF_STUDY = r'^(?:none of its films|has no film|has neither)'
 
 
-def _lost(left):
+def _count_words(n, one, more):
+    return f'{n} {one if n == 1 else more}'
+
+
+def _left_out_words(left):
     "What was left out, in words: films (or their rows) and studies apart."
-    studies = ((left.stage == 'study') | left.reason.str.contains(_OF_STUDY)).sum()
-    said = [
-        f'{n} {one if n == 1 else more}'
-        for n, one, more in (
-            (len(left) - studies, 'film', 'films'),
-            (studies, 'study', 'studies'),
-        )
-        if n
-    ]
-    return f'; left out: {", ".join(said)} (left_out.csv)' if said else ''
+    of_study = (left.stage == 'study') | left.reason.str.contains(_OF_STUDY)
+    studies = of_study.sum()
+    films = len(left) - studies
+    parts = []
+    if films:
+        parts.append(_count_words(films, 'film', 'films'))
+    if studies:
+        parts.append(_count_words(studies, 'study', 'studies'))
+    return f'; left out: {", ".join(parts)} (left_out.csv)' if parts else ''
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-015
 def _write_card(out, card):
-    with atomic_path(out / 'prepare.json') as tmp:
-        tmp.write_text(json.dumps(card, indent=1))
+    with atomic_path(out / 'prepare.json') as path:
+        path.write_text(json.dumps(card, indent=1))
 
 
 def _read_card(out):
@@ -143,6 +150,42 @@ def _read_card(out):
     return card
 
 # %% ../../nbs/6_data/67_prepare.ipynb #0ec31152
+def _films_are_stored(out, card):
+    "Has the run of this card begun to store films?"
+    folder = out / card['options'].get('films', 'films')
+    return 'films' in card['seconds'] and any(folder.glob('film_cache.*'))
+
+
+def _card_for(out, options):
+    "The card of a folder: the one it has, or a new one, see `open_out`."
+    new = dict(options=options, seconds={}, done=False)
+    if not (out / 'prepare.json').exists():
+        if out.exists() and any(not p.name.startswith('.') for p in out.iterdir()):
+            raise ValueError(
+                f'{out} is not empty and was not made by cxrclip-prepare; '
+                'take another folder'
+            )
+        return new
+    card = _read_card(out)
+    then = card['options']
+    differ = [
+        f'{k}: {then.get(k)!r} then, {options.get(k)!r} now'
+        for k in then | options
+        if then.get(k) != options.get(k)
+    ]
+    if not differ:
+        return card
+    if _films_are_stored(out, card):
+        raise ValueError(
+            f'{out} was begun with other options '
+            f'({"; ".join(differ)}); repeat those, take another '
+            'folder, or delete this one to start over'
+        )
+    # what was read by the other options
+    shutil.rmtree(out / 'work', ignore_errors=True)
+    return new
+
+
 def open_out(
     out: str | Path,  # the folder to prepare into; empty, new, or from the same command
     options: dict,  # that decide the result
@@ -151,38 +194,10 @@ def open_out(
 
     Raises: `ValueError` if it belongs to something else or cannot be written to.
     """
-    out, options = Path(out), json.loads(json.dumps(options, default=str))
-    card = dict(options=options, seconds={}, done=False)
+    out = Path(out)
+    options = json.loads(json.dumps(options, default=str))
     try:
-        if (out / 'prepare.json').exists():
-            old = _read_card(out)
-            then = old['options']
-            differ = [
-                f'{k}: {then.get(k)!r} then, {options.get(k)!r} now'
-                for k in then | options
-                if then.get(k) != options.get(k)
-            ]
-            # films are stored
-            if (
-                differ
-                and 'films' in old['seconds']
-                and any((out / then.get('films', 'films')).glob('film_cache.*'))
-            ):
-                raise ValueError(
-                    f'{out} was begun with other options '
-                    f'({"; ".join(differ)}); repeat those, take another '
-                    'folder, or delete this one to start over'
-                )
-            # what was read by the other options
-            if differ:
-                shutil.rmtree(out / 'work', ignore_errors=True)
-            else:
-                card = old
-        elif out.exists() and any(not p.name.startswith('.') for p in out.iterdir()):
-            raise ValueError(
-                f'{out} is not empty and was not made by cxrclip-prepare; '
-                'take another folder'
-            )
+        card = _card_for(out, options)
         _write_card(out, card)
     except OSError as e:
         raise ValueError(f'cannot write to {out}: {e.strerror or e}') from e
@@ -200,74 +215,80 @@ def check_space(
     form: str,  # 'jpeg' or 'packed'
 ) -> float:  # bytes that may still be needed
     "Is there room for the cache? `ValueError` with both numbers if not."
-    disk = next(p for p in (films, *films.parents) if p.exists())
-    need, free = 1.3 * side**2 * BYTES[form] * n_films, shutil.disk_usage(disk).free
-    if need > free:
+    existing = next(p for p in (films, *films.parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    needed = 1.3 * side**2 * BYTES[form] * n_films
+    if needed > free:
         raise ValueError(
             f'{films}: {n_films} films of {side} pixels ({form}) need up to '
-            f'{need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free'
+            f'{needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free'
         )
-    return need
+    return needed
 
 
 def _not_stored(films, names):
     "Those of `names` that the cache, finished or not, does not hold."
+    stored = ()
     if (films / JOURNAL).is_file():
-        there = {e[0] for e in _read_journal(films)[1]}
-    else:
-        there = open_films(films) if films.is_dir() else ()
-    return [f for f in names if f not in there]
+        _, entries = _read_journal(films)
+        stored = {entry[0] for entry in entries}
+    elif films.is_dir():
+        stored = open_films(films)
+    return [name for name in names if name not in stored]
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-020
+def _split_counts(studies):
+    "Studies, patients, films, and what they come with, by split and for all."
+    has_text = studies.texts.map(len) > 0
+    n_labels = studies[list(LABEL_COLUMNS)].map(len).sum(axis=1)
+    n_films = studies.images.map(len)
+    groups = {s: studies.split == s for s in SPLITS if (studies.split == s).any()}
+    groups['all'] = np.ones(len(studies), bool)
+    rows = {}
+    for name, k in groups.items():
+        rows[name] = {
+            'studies': k.sum(),
+            'patients': studies.patient_id[k].nunique(),
+            'films': n_films[k].sum(),
+            'with text': has_text[k].sum(),
+            'with labels': (n_labels[k] > 0).sum(),
+        }
+    return pd.DataFrame(rows).T
+
+
+def _view_counts(studies):
+    "Films of each view by split."
+    films = studies[['split', 'views']].explode('views')
+    counts = pd.crosstab(films.views, films.split)
+    splits = [s for s in SPLITS if s in set(studies.split)]
+    return counts.reindex(index=VIEWS, columns=splits, fill_value=0)
+
+
+def _label_counts(studies):
+    "Studies by label and by what is said of it, the commonest finding first."
+    counts = {c: studies[c].explode().value_counts() for c in LABEL_COLUMNS}
+    labels = pd.DataFrame(counts).fillna(0).astype(int)
+    labels['not said'] = len(studies) - labels.sum(axis=1)
+    return labels.sort_values('positive', ascending=False)
+
+
 def report_tables(
     studies: pd.DataFrame,  # a study table
 ) -> dict[str, pd.DataFrame]:  # 'splits', 'views' (films), 'labels' (studies)
     "Counts by split, by view and by label."
-    says = studies[list(LABEL_COLUMNS)].map(len).sum(axis=1) > 0
-    t = pd.DataFrame(
-        dict(
-            split=studies.split,
-            patient=studies.patient_id,
-            films=studies.images.map(len),
-            told=studies.texts.map(len) > 0,
-            says=says,
-        )
-    )
-    names = ['studies', 'patients', 'films', 'with text', 'with labels']
-    count = lambda g: pd.Series(
-        [len(g), g.patient.nunique(), g.films.sum(), g.told.sum(), g.says.sum()], names
-    )
-    splits = pd.DataFrame(
-        {s: count(t[t.split == s]) for s in SPLITS if (t.split == s).any()}
-        | {'all': count(t)}
-    ).T
-    films = studies[['split', 'views']].explode('views')
-    views = pd.crosstab(films.views, films.split).reindex(
-        index=VIEWS,
-        columns=[s for s in SPLITS if s in set(studies.split)],
-        fill_value=0,
-    )
-    labels = (
-        pd.DataFrame({c: studies[c].explode().value_counts() for c in LABEL_COLUMNS})
-        .fillna(0)
-        .astype(int)
-    )
-    labels['not said'] = len(studies) - labels.sum(axis=1)
     return dict(
-        splits=splits,
-        views=views,
-        labels=labels.sort_values('positive', ascending=False),
+        splits=_split_counts(studies),
+        views=_view_counts(studies),
+        labels=_label_counts(studies),
     )
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-023
 def _table_text(frame, name):
     "A frame as a Markdown table."
-    rows = [
-        [name, *frame.columns],
-        ['---'] * (1 + frame.shape[1]),
-        *([i, *r] for i, r in zip(frame.index, frame.to_numpy().tolist())),
-    ]
-    return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in rows)
+    rows = [[name, *frame.columns], ['---'] * (1 + frame.shape[1])]
+    for index, row in zip(frame.index, frame.to_numpy().tolist()):
+        rows.append([index, *row])
+    return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in rows)
 
 
 def report_text(
@@ -276,31 +297,29 @@ def report_text(
     title: str,  # the first line
 ) -> str:
     "The report as Markdown."
-    t = report_tables(studies)
-    shared = leakage(studies).query('shared > 0')
-    parts = [
-        f'# {title}',
-        '## Splits',
-        _table_text(t['splits'], 'split'),
-        '## Views (films)',
-        _table_text(t['views'], 'view'),
-        '## Labels (studies)',
-        _table_text(t['labels'], 'label') if len(t['labels']) else 'none',
-    ]
+    tables = report_tables(studies)
+    labels = tables['labels']
     leaks = [
         f'- {r.what}: {r.shared} in {r.first} and {r.second}, for instance '
         f'{str(r.examples[0])[:60]!r}'
-        for r in shared.itertuples()
+        for r in leakage(studies).query('shared > 0').itertuples()
     ]
-    gone = [
+    left = [
         f'- {stage}: {len(g)}, for instance {g.what.iloc[0]} ({g.reason.iloc[0]})'
         for stage, g in left_out.groupby('stage', sort=False)
     ]
-    parts += [
+    parts = [
+        f'# {title}',
+        '## Splits',
+        _table_text(tables['splits'], 'split'),
+        '## Views (films)',
+        _table_text(tables['views'], 'view'),
+        '## Labels (studies)',
+        _table_text(labels, 'label') if len(labels) else 'none',
         '## Shared between splits',
         '\n'.join(leaks) or 'nothing',
         '## Left out (all in left_out.csv)',
-        '\n'.join(gone) or 'nothing',
+        '\n'.join(left) or 'nothing',
     ]
     return '\n\n'.join(parts) + '\n'
 
@@ -311,8 +330,10 @@ def show_labels(
     most: int = 30,  # labels drawn, the commonest first
 ) -> Axes:
     "What is said of each label, as one bar of all studies."
-    ax = ax or plt.subplots(figsize=(5, 3), layout='constrained')[1]
-    shares = labels.head(most).div(labels.head(most).sum(axis=1), axis=0)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5, 3), layout='constrained')
+    counts = labels.head(most)
+    shares = counts.div(counts.sum(axis=1), axis=0)
     start = np.zeros(len(shares))
     for kind, color in (
         ('positive', PALETTE[3]),
@@ -330,12 +351,11 @@ def show_labels(
 
 
 def _count_axis(ax):
-    """Whole numbers on the axis of a count; room above the bars for the legend, if
-    there is one.
-    """
+    "Whole numbers on the axis of a count, and room above the bars for a legend."
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if ax.get_legend():
-        ax.set_ylim(top=1.25 * ax.get_ylim()[1])
+        _, top = ax.get_ylim()
+        ax.set_ylim(top=1.25 * top)
         ax.legend(fontsize=7, ncols=3, loc='upper center', frameon=False)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-029
@@ -346,59 +366,62 @@ def sample_sizes(
     seed: int = 0,
 ) -> np.ndarray:  # [n, 2] height and width, pixels
     "Sizes of some films as they came, before the cache made them small."
-    films = sorted({f for cell in studies.images for f in cell})
-    return np.array(
-        [
-            read.full_size(films[k])
-            for k in rng_for(seed, 'sizes').permutation(len(films))[:n]
-        ],
-        int,
-    ).reshape(-1, 2)
+    films = sorted({film for cell in studies.images for film in cell})
+    order = rng_for(seed, 'sizes').permutation(len(films))
+    sizes = [read.full_size(films[k]) for k in order[:n]]
+    return np.array(sizes, int).reshape(-1, 2)
 
 
-def _panels(studies, views, sizes, axs):
-    "Four panels of the page: views, words, films and texts of a study, sizes."
+def _show_views(views, ax):
+    "Films of each view, a part of the bar per split."
     views.plot.bar(
         stacked=True,
-        ax=axs['views'],
+        ax=ax,
         color=PALETTE,
         rot=0,
         fontsize=7,
         title='views',
         xlabel='',
         ylabel='films',
-    ).legend(fontsize=7)
-    words = [len(t.split()) for cell in studies.texts for t in cell]
-    axs['texts'].hist(words, bins=30, color=PALETTE[2])
-    axs['texts'].set(
-        xlabel='words',
-        ylabel='texts',
-        title=f'{len(words)} texts' if words else 'no texts (labels only)',
     )
-    n = pd.DataFrame(
-        {
-            k: studies[c].map(len).clip(upper=4).value_counts()
-            for k, c in (('films', 'images'), ('texts', 'texts'))
-        }
-    )
-    n = n.reindex(range(5)).fillna(0).rename({4: '4+'})
-    n.plot.bar(
-        ax=axs['study'],
+    ax.legend(fontsize=7)
+    _count_axis(ax)
+
+
+def _show_words(texts, ax):
+    "Words of each text."
+    words = [len(text.split()) for cell in texts for text in cell]
+    title = f'{len(words)} texts' if words else 'no texts (labels only)'
+    ax.hist(words, bins=30, color=PALETTE[2])
+    ax.set(xlabel='words', ylabel='texts', title=title)
+    _count_axis(ax)
+
+
+def _show_study_sizes(studies, ax):
+    "How many films, and how many texts, a study has."
+    films = studies.images.map(len).clip(upper=4).value_counts()
+    texts = studies.texts.map(len).clip(upper=4).value_counts()
+    counts = pd.DataFrame(dict(films=films, texts=texts))
+    counts = counts.reindex(range(5)).fillna(0).rename({4: '4+'})
+    counts.plot.bar(
+        ax=ax,
         color=PALETTE[4:6],
         rot=0,
         title='films and texts of a study',
         ylabel='studies',
-    ).legend(fontsize=7)
-    hw, n = np.unique(sizes, axis=0, return_counts=True)
-    axs['sizes'].scatter(hw[:, 1], hw[:, 0], s=8 + 150 * n / n.sum(), alpha=0.4)
-    axs['sizes'].set(
-        xlabel='width, pixels',
-        ylabel='height, pixels',
-        title=f'sizes of {len(sizes)} films',
     )
-    axs['sizes'].margins(0.2)
-    for name in ('views', 'texts', 'study'):
-        _count_axis(axs[name])
+    ax.legend(fontsize=7)
+    _count_axis(ax)
+
+
+def _show_film_sizes(sizes, ax):
+    "A dot per size; the more films have it, the larger."
+    distinct, n = np.unique(sizes, axis=0, return_counts=True)
+    height, width = distinct.T
+    ax.scatter(width, height, s=8 + 150 * n / n.sum(), alpha=0.4)
+    ax.set(xlabel='width, pixels', ylabel='height, pixels')
+    ax.set_title(f'sizes of {len(sizes)} films')
+    ax.margins(0.2)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-031
 def report_page(
@@ -408,39 +431,43 @@ def report_page(
     seed: int = 0,  # of the choice of films
 ) -> plt.Figure:
     "The report as a page of plots."
-    t, fig = report_tables(studies), plt.figure(figsize=(11, 7.5), layout='constrained')
+    tables = report_tables(studies)
+    fig = plt.figure(figsize=(11, 7.5), layout='constrained')
     plots, row = fig.subfigures(2, 1, height_ratios=(2.6, 1))
     axs = plots.subplot_mosaic(
         [['views', 'labels', 'texts'], ['sizes', 'labels', 'study']]
     )
     films = row.subplots(1, 6)
-    _panels(studies, t['views'], sample_sizes(studies, read), axs)
-    show_labels(t['labels'], axs['labels'])
-    some = list(
-        studies.iloc[rng_for(seed, 'page').permutation(len(studies))[:6]].itertuples()
-    )
-    titles = [f'{r.views[0]}\n{", ".join(r.positive[:2]) or "no label"}' for r in some]
+    _show_views(tables['views'], axs['views'])
+    _show_words(studies.texts, axs['texts'])
+    _show_study_sizes(studies, axs['study'])
+    _show_film_sizes(sample_sizes(studies, read), axs['sizes'])
+    show_labels(tables['labels'], axs['labels'])
+    order = rng_for(seed, 'page').permutation(len(studies))
+    some = list(studies.iloc[order[:6]].itertuples())
+    titles = [f'{s.views[0]}\n{", ".join(s.positive[:2]) or "no label"}' for s in some]
     for ax in films:
         ax.axis('off')
-    show_films([read(r.images[0]) for r in some], titles, axs=list(films[: len(some)]))
+    first_films = [read(s.images[0]) for s in some]
+    show_films(first_films, titles, axs=list(films[: len(some)]))
     fig.suptitle(title)
     return fig
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-034
 @contextmanager
 def _stage(name, card, out):
-    """Note on the card that a stage was begun, and, also if an error stops it, how long
-    it took.
+    """Note on the card that a stage was begun, and how long it took.
+
+    Also if an error stops it.
     """
     start = time.perf_counter()
-    card['seconds'].setdefault(name, 0)
+    before = card['seconds'].setdefault(name, 0)
     _write_card(out, card)
     try:
         yield
     finally:
-        card['seconds'][name] = round(
-            card['seconds'][name] + time.perf_counter() - start, 2
-        )
+        seconds = before + time.perf_counter() - start
+        card['seconds'][name] = round(seconds, 2)
         _write_card(out, card)
 
 
@@ -449,64 +476,67 @@ def _write_csv(frame, path):
         frame.to_csv(tmp, index=False)
 
 
-def _rows(stage, pairs):
-    return pd.DataFrame(
-        [(stage, str(what), str(why)) for what, why in pairs],
-        columns=['stage', 'what', 'reason'],
-    )
+def _left_out_rows(stage, pairs):
+    "Rows of `left_out.csv` for pairs of what and why."
+    rows = [(stage, str(what), str(why)) for what, why in pairs]
+    return pd.DataFrame(rows, columns=['stage', 'what', 'reason'])
 
 
 def _read(reader, root, options, work):
     "The table and what the reader left out; found in `work` if it was read before."
-    if not (work / 'left_out.csv').exists():
+    path = work / 'left_out.csv'
+    if not path.exists():
         table = reader(root, **options)
         left = table.attrs.pop('left_out', [])
         table.attrs.clear()
         save_studies(table, work / 'read.parquet')
-        _write_csv(_rows('read', left), work / 'left_out.csv')
-    return load_studies(work / 'read.parquet'), pd.read_csv(
-        work / 'left_out.csv', dtype=str, keep_default_na=False
-    )
+        _write_csv(_left_out_rows('read', left), path)
+    left = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return load_studies(work / 'read.parquet'), left
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-035
+def _all_left_out(left, bad, without, root):
+    "What the reader left out, the bad films, and the studies that had no other."
+    # the film, without the way to it
+    reasons = bad.reason.str.replace(f'{root}{os.sep}', '', regex=False)
+    films = _left_out_rows('film', zip(bad.film, reasons))
+    why = 'none of its films could be read'
+    studies = _left_out_rows('study', [(study, why) for study in without])
+    return pd.concat([left, films, studies])
+
+
 def _write_all(table, left, bad, root, out, card):
-    """Write the table without bad films, the list of what was left out, the report; the
-    first two are returned.
+    """Write the table without bad films, the list of what was left out, the report.
+
+    The first two are returned.
     """
-    o, (studies, without) = card['options'], drop_films(table, bad.film)
+    options = card['options']
+    studies, without = drop_films(table, bad.film)
     if not len(studies):
         raise FilmError(
             f'no film could be read; the first: {bad.film.iloc[0]} '
             f'({bad.reason.iloc[0]})'
         )
-    # the film, without the way to it
-    reasons = bad.reason.str.replace(f'{root}{os.sep}', '', regex=False)
-    left = pd.concat(
-        [
-            left,
-            _rows('film', zip(bad.film, reasons)),
-            _rows('study', ((s, 'none of its films could be read') for s in without)),
-        ]
-    )
-    title = f'{o["corpus"]}, films of {o["side"]} pixels'
+    left = _all_left_out(left, bad, without, root)
+    title = f'{options["corpus"]}, films of {options["side"]} pixels'
     _write_csv(left, out / 'left_out.csv')
-    with atomic_path(out / 'report.md') as tmp:
-        tmp.write_text(report_text(studies, left, title), encoding='utf-8')
-    fig = report_page(studies, open_films(out / o['films']), title)
-    with atomic_path(out / 'report.png') as tmp:
-        fig.savefig(tmp, format='png', dpi=80)
-    plt.close(fig)
+    with atomic_path(out / 'report.md') as path:
+        path.write_text(report_text(studies, left, title), encoding='utf-8')
+    page = report_page(studies, open_films(out / options['films']), title)
+    with atomic_path(out / 'report.png') as path:
+        page.savefig(path, format='png', dpi=80)
+    plt.close(page)
     save_studies(studies, out / 'studies.parquet')
     return studies, left
 
 
-def _fill_config(out, films):
+def _finished_table(out, films):
     """The table of a finished folder.
 
     Raises: `FilmError` if films of it are not in the cache.
     """
     studies = load_studies(out / 'studies.parquet')
-    lost = _not_stored(films, [f for cell in studies.images for f in cell])
+    lost = _not_stored(films, [film for cell in studies.images for film in cell])
     again = f'delete {out.name}/studies.parquet and repeat the command'
     if lost:
         raise FilmError(
@@ -521,65 +551,68 @@ def _fill_config(out, films):
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-036
 def _check_shared(names, films, card):
-    """A cache that was there before this run must be finished, of the same form, and
-    without films of these names, or they would be taken for ours.
+    """Check a cache of films that was there before this run.
+
+    It must be finished, of the same form, and without films of these names: they would
+    be taken for ours.
     """
-    o, note = card['options'], films / '.begun_by'
     if 'films' in card['seconds'] or not any(films.glob('*')):
         return
     if (films / JOURNAL).is_file():
+        note = films / '.begun_by'
         raise ValueError(
             f'{films} is not finished; first finish '
             f'{note.read_text() if note.is_file() else "the run that began it"}'
         )
     read = open_films(films)
-    s = getattr(read, 'settings', o)
-    if (s['side'], s['form']) != (o['side'], o['form']):
+    asked = card['options']
+    has = getattr(read, 'settings', asked)
+    if (has['side'], has['form']) != (asked['side'], asked['form']):
         raise ValueError(
-            f'{films} holds films of {s["side"]} pixels ({s["form"]}), '
-            f'asked for {o["side"]} ({o["form"]}); take another folder for '
+            f'{films} holds films of {has["side"]} pixels ({has["form"]}), '
+            f'asked for {asked["side"]} ({asked["form"]}); take another folder for '
             'films'
         )
-    if there := [f for f in names if f in read]:
+    same_name = [name for name in names if name in read]
+    if same_name:
         raise ValueError(
-            f'{films} holds {len(there)} films of the same names already, '
-            f'the first {there[0]}; take another folder for films'
+            f'{films} holds {len(same_name)} films of the same names already, '
+            f'the first {same_name[0]}; take another folder for films'
         )
+
+
+def _count_workers(num_workers):
+    "As asked; None: one per core, where the system tells the cores that are ours."
+    if num_workers is None and hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return num_workers or 0
+
+
+def _begun_by(films, out, options):
+    "The command that stores films into this cache, for whoever finds it unfinished."
+    words = ['cxrclip-prepare', options['corpus'], options['root']]
+    words += [str(out.resolve()), '--films', str(films)]
+    return f'{shlex.join(words)} (its options: {out.resolve() / "prepare.json"})'
 
 
 def _store(table, left, root, out, card, num_workers, on_bad_film):
     "The stages after reading; `root` is the folder of the original films."
-    o, films = card['options'], out / card['options']['films']
-    names = sorted({f for cell in table.images for f in cell})
+    options = card['options']
+    films = out / options['films']
+    side, form = options['side'], options['form']
+    names = sorted({film for cell in table.images for film in cell})
     _check_shared(names, films, card)
-    check_space(films, len(_not_stored(films, names)), o['side'], o['form'])
-    workers = (
-        len(os.sched_getaffinity(0))
-        if num_workers is None and hasattr(os, 'sched_getaffinity')
-        else num_workers or 0
-    )
+    check_space(films, len(_not_stored(films, names)), side, form)
+    workers = _count_workers(num_workers)
     with _stage('films', card, out):
         films.mkdir(parents=True, exist_ok=True)
-        begun = shlex.join(
-            [
-                'cxrclip-prepare',
-                o['corpus'],
-                o['root'],
-                str(out.resolve()),
-                '--films',
-                str(films),
-            ]
-        )
-        (films / '.begun_by').write_text(
-            f'{begun} (its options: {out.resolve() / "prepare.json"})', encoding='utf-8'
-        )
-        bad = cache_films(
-            table, root, films, o['side'], o['form'], workers, on_bad_film
-        )
-        (films / '.begun_by').unlink()
+        note = films / '.begun_by'
+        note.write_text(_begun_by(films, out, options), encoding='utf-8')
+        bad = cache_films(table, root, films, side, form, workers, on_bad_film)
+        note.unlink()
     with _stage('report', card, out):
         studies, left = _write_all(table, left, bad, root, out, card)
-    print(f'{len(studies)} studies in {out.name}{_lost(left)}')
+    print(f'{len(studies)} studies in {out.name}{_left_out_words(left)}')
     card['done'] = True
     _write_card(out, card)
     shutil.rmtree(out / 'work', ignore_errors=True)
@@ -608,7 +641,8 @@ def prepare(
     **read,  # further options of the corpus's reader
 ) -> pd.DataFrame:  # the study table, as in `out/studies.parquet`
     """Read a corpus, store its films small, report; goes on where it was stopped.
-    `ValueError` for options, `FilmError`, `StudyError`, `OSError`.
+
+    Raises: `ValueError` for options, `FilmError`, `StudyError`, `OSError`.
     """
     if form not in BYTES or side < 32:
         raise ValueError(
@@ -617,40 +651,29 @@ def prepare(
         )
     if num_workers is not None and num_workers < 0:
         raise ValueError(f'num_workers must be 0 or more, got {num_workers}')
-    reader, options = open_reader(corpus, read, missing=missing, seed=seed)
+    reader, reader_options = open_reader(corpus, read, missing=missing, seed=seed)
     out, root = Path(out), Path(root)
     films = Path(films or out / 'films').resolve()
-    films = (
-        films.relative_to(out.resolve())
-        if films.is_relative_to(out.resolve())
-        else films
+    if films.is_relative_to(out.resolve()):
+        films = films.relative_to(out.resolve())
+    options = dict(
+        corpus=corpus,
+        root=str(root.resolve()),
+        films=str(films),
+        side=side,
+        form=form,
+        missing=missing,
+        seed=seed,
+        **read,
     )
-    card = open_out(
-        out,
-        dict(
-            corpus=corpus,
-            root=str(root.resolve()),
-            films=str(films),
-            side=side,
-            form=form,
-            missing=missing,
-            seed=seed,
-            **read,
-        ),
-    )
+    card = open_out(out, options)
     if card['done'] and (out / 'studies.parquet').exists():
-        return _fill_config(out, out / films)
+        return _finished_table(out, out / films)
     with _stage('read', card, out):
-        table, left = _read(reader, root, options, out / 'work')
-    return _store(
-        table,
-        left,
-        Path(read.get('root', root.parent)) if corpus == 'csv' else root,
-        out,
-        card,
-        num_workers,
-        on_bad_film,
-    )
+        table, left = _read(reader, root, reader_options, out / 'work')
+    if corpus == 'csv':
+        root = Path(read.get('root', root.parent))
+    return _store(table, left, root, out, card, num_workers, on_bad_film)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-052
 def mix(
@@ -662,33 +685,34 @@ def mix(
     Raises: `ValueError` for films in different places, `StudyError` for patients in two
     splits.
     """
-    folders = [Path(f) for f in folders]
-    films = {str((f / _read_card(f)['options']['films']).resolve()) for f in folders}
+    folders = [Path(folder) for folder in folders]
+    films = set()
+    for folder in folders:
+        options = _read_card(folder)['options']
+        films.add(str((folder / options['films']).resolve()))
     if len(films) != 1:
         raise ValueError(
             f'films are in different folders ({", ".join(sorted(films))}); '
             'prepare the corpora with the same `films`'
         )
-    tables = [load_studies(f / 'studies.parquet') for f in folders]
-    for folder, t in zip(folders, tables):
-        t['study_id'] = f'{folder.name}/' + t.study_id
-        t['patient_id'] = [
-            f'{ORIGINS.get(s, folder.name)}/{p}' for s, p in zip(t.source, t.patient_id)
-        ]
+    tables = []
+    for folder in folders:
+        table = load_studies(folder / 'studies.parquet')
+        table['study_id'] = f'{folder.name}/' + table.study_id
+        origins = [ORIGINS.get(source, folder.name) for source in table.source]
+        table['patient_id'] = [f'{o}/{p}' for o, p in zip(origins, table.patient_id)]
+        tables.append(table)
     save_studies(pd.concat(tables), path)
     return load_studies(path)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-056
-def parse_args(
-    # words of the command line; default: those of this process
-    argv: list[str] | None = None,
-) -> dict:
-    "Arguments of `prepare` from the command line."
-    what = (
-        'From a corpus as distributed to a study table and small films, ready '
-        'for cxrclip-train.'
+def _parser():
+    "The words of `cxrclip-prepare`."
+    p = argparse.ArgumentParser(
+        prog='cxrclip-prepare',
+        description='From a corpus as distributed to a study table and small films, '
+        'ready for cxrclip-train.',
     )
-    p = argparse.ArgumentParser(prog='cxrclip-prepare', description=what)
     p.add_argument('corpus', help=f'{", ".join(READERS)} or csv')
     p.add_argument('root', help='folder as distributed; of csv: the table')
     p.add_argument('out', help='a new folder, or that of a run that was stopped')
@@ -732,16 +756,25 @@ def parse_args(
         metavar='NAME=VALUE',
         help="options of the corpus's reader, e.g. votes=1",
     )
-    a = vars(p.parse_args(argv))
-    for pair in a.pop('read'):
-        name, eq, value = pair.partition('=')
-        if not eq or name in a:
-            p.error(f'--read takes NAME=VALUE of the reader, got {pair!r}')
+    return p
+
+
+def parse_args(
+    # words of the command line; default: those of this process
+    argv: list[str] | None = None,
+) -> dict:
+    "Arguments of `prepare` from the command line."
+    parser = _parser()
+    arguments = vars(parser.parse_args(argv))
+    for pair in arguments.pop('read'):
+        name, equals, value = pair.partition('=')
+        if not equals or name in arguments:
+            parser.error(f'--read takes NAME=VALUE of the reader, got {pair!r}')
         try:
-            a[name] = _typed(a['corpus'], name, value)
+            arguments[name] = _parse_option(arguments['corpus'], name, value)
         except ValueError as e:
-            p.error(f'--read {pair}: {e}')
-    return a
+            parser.error(f'--read {pair}: {e}')
+    return arguments
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-057
 def main(

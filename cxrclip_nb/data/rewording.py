@@ -7,7 +7,6 @@ __all__ = ['augment_studies', 'TranslateConfig', 'translate_table', 'main']
 
 # %% ../../nbs/5_basics/56_translate.ipynb #translate-2
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,53 +18,54 @@ from ..text.backtranslation import BackTranslator
 from ..text.rewording import Rules, doubts, reword_texts
 
 # %% ../../nbs/5_basics/56_translate.ipynb #15-rewording-047
-def _outcome(text, new, guard):
-    """(what stands, its kind, why) for a rewording: itself if it is sound, else the
-    text.
+def _outcome(text, rewording, guard):
+    """(what stands in the table, its kind, why) for a rewording.
+
+    What stands is the rewording if it is sound, else the text.
     """
-    if not new:
+    if not rewording:
         return text, 'empty', 'nothing came back'
-    if new == text:
+    if rewording == text:
         return text, 'equal', 'word for word the same'
-    why = guard(text, new) if guard else []
-    return (text, 'doubtful', '; '.join(why)) if why else (new, 'reworded', '')
+    reasons = guard(text, rewording) if guard else []
+    if reasons:
+        return text, 'doubtful', '; '.join(reasons)
+    return rewording, 'reworded', ''
 
 
 def augment_studies(
     studies: pd.DataFrame,  # a study table; what stood in `augmented` is replaced
     # texts -> rewordings: a `BackTranslator`, `Rules()` or a function of your own
     rewrite: Callable[[list[str]], Sequence[str]],
-    store: str
-    | Path
-    | None = None,  # .jsonl that keeps what is done (see `reword_texts`)
+    # .jsonl that keeps what is done (see `reword_texts`)
+    store: str | Path | None = None,
     batch: int = 256,  # texts at a time
     # reasons to mistrust a rewording; None: trust all
     guard: Callable[[str, str], list[str]] | None = doubts,
 ) -> pd.DataFrame:
-    """Fill `augmented` with a rewording of each section; where it is empty, equal or
-    doubtful the section itself stands there and is counted.
+    """Fill `augmented` with a rewording of each section.
+
+    Where it is empty, equal or doubtful the section itself stands there and is counted.
 
     Returns: a checked copy; `.attrs['rewordings']`: counts, and (study, section,
     outcome, reason) of the unused.
     """
     studies = validate_studies(studies)
-    flat = [t for ts in studies.texts for t in ts]
-    new = iter(reword_texts(flat, rewrite, store, batch))
-    found = [[_outcome(t, next(new), guard) for t in ts] for ts in studies.texts]
-    table = validate_studies(
-        studies.assign(augmented=[[o[0] for o in row] for row in found])
-    )
-    counts = Counter(kind for row in found for _, kind, _ in row)
-    unused = [
-        (s, k, kind, why)
-        for s, row in zip(studies.study_id, found)
-        for k, (_, kind, why) in enumerate(row)
-        if kind != 'reworded'
-    ]
-    table.attrs['rewordings'] = dict(
-        counts={k: counts[k] for k in ('reworded', 'equal', 'empty', 'doubtful')},
-        unused=unused,
-    )
+    texts = [text for sections in studies.texts for text in sections]
+    rewordings = dict(zip(texts, reword_texts(texts, rewrite, store, batch)))
+    augmented = []
+    unused = []
+    counts = dict.fromkeys(('reworded', 'equal', 'empty', 'doubtful'), 0)
+    for study_id, sections in zip(studies.study_id, studies.texts):
+        augmented.append([])
+        for k, text in enumerate(sections):
+            standing, kind, why = _outcome(text, rewordings[text], guard)
+            augmented[-1].append(standing)
+            counts[kind] += 1
+            if kind != 'reworded':
+                unused.append((study_id, k, kind, why))
+    table = validate_studies(studies.assign(augmented=augmented))
+    table.attrs['rewordings'] = dict(counts=counts, unused=unused)
     return table
 
 # %% ../../nbs/5_basics/56_translate.ipynb #16-backtranslation-049
@@ -113,53 +113,54 @@ def translate_table(config: TranslateConfig) -> pd.DataFrame:
 
     Raises: `StudyError`, `ValueError` or `OSError` saying what to do.
     """
-    c = config
-    studies = load_studies(c.studies)
-    if c.rules:
-        rewrite = Rules(c.seed)
+    studies = load_studies(config.studies)
+    if config.rules:
+        rewrite = Rules(config.seed)
     else:
         rewrite = BackTranslator(
-            c.there,
-            c.back,
-            c.temperature,
-            c.top_k,
-            c.seed,
-            piece_tokens=c.piece_tokens,
-            batch_tokens=c.batch_tokens,
+            config.there,
+            config.back,
+            config.temperature,
+            config.top_k,
+            config.seed,
+            piece_tokens=config.piece_tokens,
+            batch_tokens=config.batch_tokens,
         )
-    table = augment_studies(studies, rewrite, c.store or f'{c.out}.jsonl')
-    save_studies(table, c.out)
+    store = config.store or f'{config.out}.jsonl'
+    table = augment_studies(studies, rewrite, store)
+    save_studies(table, config.out)
     return table
 
 # %% ../../nbs/5_basics/56_translate.ipynb #16-backtranslation-051
+def _print_outcomes(rewordings, out):
+    "Counts, and the first five sections that came back empty or doubtful."
+    counts = [f'{n} {kind}' for kind, n in rewordings['counts'].items()]
+    print(f'{", ".join(counts)}; written to {out}')
+    for shown in ('empty', 'doubtful'):
+        unused = [u for u in rewordings['unused'] if u[2] == shown]
+        for study, k, kind, why in unused[:5]:
+            print(f'{kind}: study {study}, section {k + 1}: {why}')
+
+
 def main(
     # words of the command line; default: those of this process
     argv: list[str] | None = None,
 ) -> None:
-    """The command `cxrclip-translate`; `python -m cxrclip_nb.data.rewording` is the
-    same.
-    """
+    "The command `cxrclip-translate`, or `python -m cxrclip_nb.data.rewording`."
     from transformers import HfArgumentParser
 
-    about = (
-        'Reword the sections of a study table, by translation there and back '
-        'or by rules.'
-    )
     parser = HfArgumentParser(
-        TranslateConfig, prog='cxrclip-translate', description=about
+        TranslateConfig,
+        prog='cxrclip-translate',
+        description='Reword the sections of a study table, by translation there and '
+        'back or by rules.',
     )
     config = parser.parse_args_into_dataclasses(argv)[0]
     try:
-        made = translate_table(config).attrs['rewordings']
+        table = translate_table(config)
     except (ValueError, OSError, ImportError) as e:
         sys.exit(f'cxrclip-translate: {e}')
-    print(
-        ', '.join(f'{n} {kind}' for kind, n in made['counts'].items())
-        + f'; written to {config.out}'
-    )
-    for kind in ('empty', 'doubtful'):
-        for study, k, _, why in [u for u in made['unused'] if u[2] == kind][:5]:
-            print(f'{kind}: study {study}, section {k + 1}: {why}')
+    _print_outcomes(table.attrs['rewordings'], config.out)
 
 
 # `python -m`, not a notebook, where __spec__ is None

@@ -15,14 +15,26 @@ from ..text.reports import shuffle_sentences
 
 # %% ../../nbs/1_pairs/13_sampling.ipynb #20-sampling-012
 def _refuse_text(value, name):
-    """`ValueError` for one text in place of a list of texts: it would be indexed by
-    letter.
+    """`ValueError` for one text in place of a list of texts.
+
+    It would be indexed by letter.
     """
     if isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray)):
+        kind = type(value).__name__
         raise ValueError(
-            f'{name} must be a list of texts, got {type(value).__name__} '
-            f'{str(value)[:40]!r}'
+            f'{name} must be a list of texts, got {kind} {str(value)[:40]!r}'
         )
+
+
+def _films_by_view(images, views):
+    "Indices of the films of each view, one list per view; a path counts once."
+    first_place = {}  # path -> where it stands first
+    for k in reversed(range(len(images))):
+        first_place[images[k]] = k
+    films = {}
+    for k in first_place.values():
+        films.setdefault(views[k], []).append(k)
+    return sorted(films.values())
 
 
 def sample_views(
@@ -42,18 +54,15 @@ def sample_views(
             f'need at least one film and a view for each, got {len(images)} '
             f'images and {len(views)} views'
         )
-    films = {}  # view -> indices of its films
-    for k in {p: k for k, p in reversed(list(enumerate(images)))}.values():
-        films.setdefault(views[k], []).append(k)
-    groups = sorted(films.values())
-    if len(groups) > 1:
-        first, second = (groups[k] for k in rng.choice(len(groups), 2, replace=False))
-    elif len(groups[0]) > 1:
-        first, second = (
-            [groups[0][k]] for k in rng.choice(len(groups[0]), 2, replace=False)
-        )
+    films = _films_by_view(images, views)
+    if len(films) > 1:  # two views
+        i, j = rng.choice(len(films), 2, replace=False)
+        first, second = films[i], films[j]
+    elif len(films[0]) > 1:  # two films of the only view
+        i, j = rng.choice(len(films[0]), 2, replace=False)
+        first, second = [films[0][i]], [films[0][j]]
     else:
-        first = second = groups[0]
+        first = second = films[0]
     return first[rng.integers(len(first))], second[rng.integers(len(second))]
 
 # %% ../../nbs/1_pairs/13_sampling.ipynb #20-sampling-025
@@ -63,8 +72,9 @@ def sample_texts(
     # a rewording of each section, parallel to texts, or none
     augmented: Sequence[str] = (),
 ) -> tuple[str, str]:  # in random order
-    """Two texts of a report: two sections, else a section and its rewording, else a
-    section and a shuffled copy.
+    """Two texts of a report.
+
+    Two sections, else a section and its rewording, else a section and a shuffled copy.
 
     Raises: `ValueError` for a text in place of a list, none, or unequal lengths.
     """
@@ -108,9 +118,9 @@ def study_texts(
         if len(row['texts']):
             return sample_texts(row['texts'], rng, row['augmented'])
         labels = [list(row[c]) for c in ('positive', 'negative', 'uncertain')]
-        return tuple(
-            expand(*labels, rng=rng, bank=bank, max_negatives=max_negatives)
-            for _ in range(2)
-        )
+        options = dict(rng=rng, bank=bank, max_negatives=max_negatives)
+        first = expand(*labels, **options)
+        second = expand(*labels, **options)
+        return first, second
     except ValueError as e:
         raise ValueError(f'study {row["study_id"]}: {e}') from e

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import atomic_path, rng_for
+from ..core import CXRError, atomic_path, rng_for
+from .films import open_films
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-007
 LABEL_COLUMNS = ('positive', 'negative', 'uncertain')
@@ -25,35 +26,39 @@ VIEWS = ('PA', 'AP', 'LATERAL', 'UNKNOWN')
 SPLITS = ('train', 'valid', 'test')
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-011
-_VIEW_WORDS = dict(
-    PA='PA',
-    POSTEROANTERIOR='PA',
-    AP='AP',
-    ANTEROPOSTERIOR='AP',
-    **dict.fromkeys(('LATERAL', 'LAT', 'LL', 'RL', 'LLAT', 'RLAT'), 'LATERAL'),
-)
+_LATERALS = ('LATERAL', 'LAT', 'LL', 'RL', 'LLAT', 'RLAT')
+_VIEW_WORDS = {
+    'PA': 'PA',
+    'POSTEROANTERIOR': 'PA',
+    'AP': 'AP',
+    'ANTEROPOSTERIOR': 'AP',
+    **dict.fromkeys(_LATERALS, 'LATERAL'),
+}
 
 
 def map_view(
     spelling,  # what the corpus says; anything, also None or NaN
 ) -> str:  # one of `VIEWS`
-    """View of a film from its spelling; what is not recognised, or names two views, is
-    UNKNOWN.
+    """View of a film from its spelling.
+
+    What is not recognised, or names two views, is UNKNOWN.
     """
-    said = spelling.upper() if isinstance(spelling, str) else ''
+    text = spelling.upper() if isinstance(spelling, str) else ''
     # postero-anterior is one word
-    words = re.findall('[A-Z]+', re.sub(r'(POSTERO|ANTERO)[^A-Z]+', r'\1', said))
-    named = {_VIEW_WORDS[w] for w in words if w in _VIEW_WORDS}
+    text = re.sub(r'(POSTERO|ANTERO)[^A-Z]+', r'\1', text)
+    words = re.findall('[A-Z]+', text)
+    views = {_VIEW_WORDS[w] for w in words if w in _VIEW_WORDS}
     if 'DECUBITUS' in words:
-        named.discard('LATERAL')
-    if not named and {'PORTABLE', 'SUPINE'} & set(words):
+        views.discard('LATERAL')
+    if not views and {'PORTABLE', 'SUPINE'} & set(words):
         return 'AP'
-    return named.pop() if len(named) == 1 else 'UNKNOWN'
+    return views.pop() if len(views) == 1 else 'UNKNOWN'
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-014
-class StudyError(ValueError):
-    """A study table that cannot be used; `.faults` holds (row, column, reason) for
-    every fault.
+class StudyError(CXRError):
+    """A study table that cannot be used.
+
+    `.faults` holds (row, column, reason) for every fault.
     """
 
     def __init__(
@@ -63,16 +68,12 @@ class StudyError(ValueError):
     ):
         self.faults = list(faults)
         n = len(self.faults)
-        lines = [
-            f'  {row}, {column}: {reason}'
-            for row, column, reason in self.faults[:shown]
-        ]
-        more = [f'  ... and {n - shown} more (all in .faults)'] if n > shown else []
-        super().__init__(
-            '\n'.join(
-                [f'{n} fault{"s" if n > 1 else ""} in the study table', *lines, *more]
-            )
-        )
+        lines = [f'{n} fault{"s" if n > 1 else ""} in the study table']
+        for row, column, reason in self.faults[:shown]:
+            lines.append(f'  {row}, {column}: {reason}')
+        if n > shown:
+            lines.append(f'  ... and {n - shown} more (all in .faults)')
+        super().__init__('\n'.join(lines))
 
 
 def _as_list(value):
@@ -80,8 +81,10 @@ def _as_list(value):
     return list(value) if isinstance(value, (list, tuple, np.ndarray)) else None
 
 
-def _list_faults(column, value):
-    if (items := _as_list(value)) is None:
+def _list_faults(value):
+    "What is wrong with a cell that should be a list of texts."
+    items = _as_list(value)
+    if items is None:
         yield f'must be a list, got {type(value).__name__} {str(value)[:40]!r}'
         return
     for item in items:
@@ -91,82 +94,104 @@ def _list_faults(column, value):
             yield 'holds an empty text'
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-015
-def _row_faults(r: dict):
-    """(column, reason) of each fault of one row; a check is left out if a list that it
-    needs is broken.
-    """
-    broken = [(c, why) for c in LIST_COLUMNS for why in _list_faults(c, r[c])]
-    sound = lambda *columns: not {c for c, _ in broken} & set(columns)
-    yield from broken
+def _field_faults(r):
+    "Faults of the cells that hold one text."
     for c in ('study_id', 'patient_id', 'source'):
         if not isinstance(r[c], str) or not r[c].strip():
             yield c, f'must be a non-empty text, got {r[c]!r}'
     if not isinstance(r['split'], str) or r['split'] not in SPLITS:
         yield 'split', f'must be one of {", ".join(SPLITS)}, got {r["split"]!r}'
-    if sound('images') and len(r['images']) == 0:
+
+
+def _film_faults(r, sound):
+    "Faults of films and views; `sound` names the columns that hold sound lists."
+    n_films, n_views = len(r['images']), len(r['views'])
+    if 'images' in sound and n_films == 0:
         yield 'images', 'a study needs at least one film'
-    if sound('images', 'views') and len(r['views']) != len(r['images']):
-        yield 'views', f'{len(r["views"])} views for {len(r["images"])} images'
-    for v in r['views'] if sound('views') else ():
-        if v not in VIEWS:
-            yield (
-                'views',
-                f'must be one of {", ".join(VIEWS)}, got {v!r} (see map_view)',
-            )
-    if sound('texts', 'augmented') and len(r['augmented']) not in (0, len(r['texts'])):
-        yield (
-            'augmented',
-            f'{len(r["augmented"])} rewordings for {len(r["texts"])} texts',
-        )
-    says = ('texts', *LABEL_COLUMNS)
-    if sound(*says) and not any(len(r[c]) for c in says):
+    if {'images', 'views'} <= sound and n_views != n_films:
+        yield 'views', f'{n_views} views for {n_films} images'
+    if 'views' in sound:
+        for v in r['views']:
+            if v not in VIEWS:
+                allowed = ', '.join(VIEWS)
+                yield 'views', f'must be one of {allowed}, got {v!r} (see map_view)'
+
+
+def _text_faults(r, sound):
+    "Faults of texts, rewordings and labels against each other."
+    if {'texts', 'augmented'} <= sound:
+        n_texts, n_reworded = len(r['texts']), len(r['augmented'])
+        if n_reworded not in (0, n_texts):
+            yield 'augmented', f'{n_reworded} rewordings for {n_texts} texts'
+    columns = ('texts', *LABEL_COLUMNS)
+    if sound.issuperset(columns) and not any(len(r[c]) for c in columns):
         yield 'texts', 'neither a text nor a label'
     for a, b in itertools.combinations(LABEL_COLUMNS, 2):
-        for label in sorted(set(r[a]) & set(r[b])) if sound(a, b) else ():
-            yield b, f'{label!r} is also {a}'
+        if {a, b} <= sound:
+            for label in sorted(set(r[a]) & set(r[b])):
+                yield b, f'{label!r} is also {a}'
+
+
+def _row_faults(r: dict):
+    """(column, reason) of each fault of one row.
+
+    A check is left out if a list that it needs is broken.
+    """
+    broken = set()
+    for c in LIST_COLUMNS:
+        for reason in _list_faults(r[c]):
+            broken.add(c)
+            yield c, reason
+    sound = set(LIST_COLUMNS) - broken
+    yield from _field_faults(r)
+    yield from _film_faults(r, sound)
+    yield from _text_faults(r, sound)
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-018
 def _splits_of(rows, column):
     "Each patient (or film) of a column, and the splits it stands in."
-    where = {}
+    splits = {}
     for r in rows:
-        if 'split' in r and column in r:
-            for x in [r[column]] if isinstance(r[column], str) else r[column]:
-                where.setdefault(x, set()).add(r['split'])
-    return where
+        if 'split' not in r or column not in r:
+            continue
+        names = [r[column]] if isinstance(r[column], str) else r[column]
+        for name in names:
+            splits.setdefault(name, set()).add(r['split'])
+    return splits
 
 
-def _films_in(root):
-    "What tells by `in` whether a film is there: a folder of films, or a cache of them."
-    from cxrclip_nb.data.films import open_films  # films are a later chapter
+def _split_faults(rows):
+    "Faults of patients and films that stand in several splits."
+    for what, column in (('patient', 'patient_id'), ('film', 'images')):
+        for name, splits in _splits_of(rows, column).items():
+            if len(splits) > 1:
+                where = ' and '.join(sorted(splits))
+                reason = f'in {where}; a {what} belongs to one split'
+                yield f'{what} {name}', 'split', reason
 
-    return open_films(root) if Path(root).is_dir() else ()
+
+def _missing_films(rows, root):
+    "Faults of films that are not in `root`, a folder of films or a cache of them."
+    available = open_films(root) if Path(root).is_dir() else ()
+    for i, r in enumerate(rows):
+        for film in r.get('images', ()):
+            if film not in available:
+                study = r.get('study_id', f'row {i}')
+                yield study, 'images', f'no film {film} in {root}'
 
 
 def _table_faults(rows, root):
-    """(row, column, reason) of each fault between rows, and of each film that is
-    missing; `rows` are dicts of the sound cells.
+    """(row, column, reason) of each fault between rows, and of each missing film.
+
+    `rows` are dicts of the sound cells; without a root films are not looked for.
     """
-    for s, n in Counter(r['study_id'] for r in rows if 'study_id' in r).items():
+    counts = Counter(r['study_id'] for r in rows if 'study_id' in r)
+    for study, n in counts.items():
         if n > 1:
-            yield s, 'study_id', f'stands in {n} rows'
-    for what, column in (('patient', 'patient_id'), ('film', 'images')):
-        for x, splits in _splits_of(rows, column).items():
-            if len(splits) > 1:
-                yield (
-                    f'{what} {x}',
-                    'split',
-                    f'in {" and ".join(sorted(splits))}; a {what} belongs to one split',
-                )
-    there = _films_in(root) if root is not None else None
-    for i, r in enumerate(rows if root is not None else ()):
-        for film in r.get('images', ()):
-            if film not in there:
-                yield (
-                    r.get('study_id', f'row {i}'),
-                    'images',
-                    f'no film {film} in {root}',
-                )
+            yield study, 'study_id', f'stands in {n} rows'
+    yield from _split_faults(rows)
+    if root is not None:
+        yield from _missing_films(rows, root)
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-020
 def validate_studies(
@@ -178,26 +203,26 @@ def validate_studies(
 
     Raises: `StudyError` lists every fault with its row (study id), column and reason.
     """
-    if missing := [c for c in COLUMNS if c not in studies]:
-        raise StudyError(
-            [
-                ('table', c, f'column is missing; there are {list(studies.columns)}')
-                for c in missing
-            ]
-        )
+    missing = [c for c in COLUMNS if c not in studies]
+    if missing:
+        reason = f'column is missing; there are {list(studies.columns)}'
+        raise StudyError([('table', c, reason) for c in missing])
     if not len(studies):
         raise StudyError([('table', 'study_id', 'there is no row')])
-    faults, sound = [], []
+    faults = []
+    sound_rows = []
     for i, r in enumerate(studies[list(COLUMNS)].to_dict('records')):
-        found = list(_row_faults(r))
-        faulty = {c for c, _ in found}
-        sound.append({c: v for c, v in r.items() if c not in faulty})
-        faults += [(sound[-1].get('study_id', f'row {i}'), c, why) for c, why in found]
-    if faults := faults + list(_table_faults(sound, root)):
+        row_faults = list(_row_faults(r))
+        faulty = {column for column, _ in row_faults}
+        sound = {c: v for c, v in r.items() if c not in faulty}
+        study = sound.get('study_id', f'row {i}')
+        faults += [(study, column, reason) for column, reason in row_faults]
+        sound_rows.append(sound)
+    faults += _table_faults(sound_rows, root)
+    if faults:
         raise StudyError(faults)
-    return studies.reset_index(drop=True).assign(
-        **{c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS}
-    )
+    lists = {c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS}
+    return studies.reset_index(drop=True).assign(**lists)
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #dd7f8a01
 def report_of(
@@ -208,17 +233,21 @@ def report_of(
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-027
 def _deal(patients, sizes, goal, most):
-    """The first patients, at most `most`, that bring the number of studies near `goal`;
-    the smallest one if all are too large.
+    """The first patients that bring the number of studies near `goal`.
+
+    They are `most` at most; the smallest patient alone if all are too large.
     """
-    taken, took = [], 0
+    taken = []
+    n_studies = 0
     for p in patients:
-        if took >= goal or len(taken) >= most:
+        if n_studies >= goal or len(taken) >= most:
             break
-        if took + sizes[p] / 2 <= goal:
+        if n_studies + sizes[p] / 2 <= goal:
             taken.append(p)
-            took += sizes[p]
-    return taken or sorted(patients, key=sizes.get)[: max(0, min(1, most))]
+            n_studies += sizes[p]
+    if taken or most < 1:
+        return taken
+    return sorted(patients, key=sizes.get)[:1]
 
 
 def split_by_patient(
@@ -227,8 +256,9 @@ def split_by_patient(
     test: float = 0.2,  # share for the test, in [0, 1)
     seed: int = 0,  # of the shuffle
 ) -> pd.DataFrame:  # a copy with a new `split` column
-    """Split by patient; nobody left in training would bring a split closer to its
-    share.
+    """Split by patient.
+
+    Nobody left in training would bring a split closer to its share.
 
     Raises: `ValueError` for shares that leave nothing to train on.
     """
@@ -238,19 +268,18 @@ def split_by_patient(
             f'valid={valid}, test={test}'
         )
     sizes = studies.groupby('patient_id').size().sort_index()
-    patients = sizes.index[rng_for(seed, 'split').permutation(len(sizes))]
-    where, n = {}, len(studies)
-    # others: splits still to be filled
-    for split, share, others in (
-        ('test', test, 2 if valid else 1),
-        ('valid', valid, 1),
-    ):
-        left = [p for p in patients if p not in where]
+    order = rng_for(seed, 'split').permutation(len(sizes))
+    patients = sizes.index[order]
+    split_of = {}
+    # (split, its share, how many other splits need a patient of those left)
+    plan = (('test', test, 2 if valid else 1), ('valid', valid, 1))
+    for split, share, others in plan:
         if share:
-            where |= dict.fromkeys(
-                _deal(left, sizes, share * n, len(left) - others), split
-            )
-    return studies.assign(split=[where.get(p, 'train') for p in studies.patient_id])
+            left = [p for p in patients if p not in split_of]
+            dealt = _deal(left, sizes, share * len(studies), len(left) - others)
+            split_of |= dict.fromkeys(dealt, split)
+    split = [split_of.get(p, 'train') for p in studies.patient_id]
+    return studies.assign(split=split)
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-037
 def save_studies(
@@ -272,7 +301,7 @@ def load_studies(
     """Read and check a table.
 
     Raises: `StudyError` for faults, `ValueError` naming a file that is no Parquet
-    table.
+    table, `FileNotFoundError` if there is no file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'no study table at {path}')

@@ -68,90 +68,86 @@ VINDR18 = (
     'Tuberculosis',
 )
 
-BENCHMARKS = {
-    t.name: t
-    for t in (
-        Task(
-            'vindr',
-            'vindr',
-            'test',
-            VINDR18,
-            'no',
-            'official test films; 18 of the 28 labels, see the chapter for the choice',
-        ),
-        Task(
-            'rsna',
-            'rsna',
-            'test',
-            ('Pneumonia',),
-            'evidence',
-            'no official split: a fifth of the patients; published splits '
-            'are by film, so numbers differ',
-        ),
-        Task(
-            'siim',
-            'siim',
-            'test',
-            ('Pneumothorax',),
-            'no',
-            'no official split: a fifth of the patients; published splits '
-            'are by row, so a film may be on both sides there',
-        ),
-        Task(
-            'chexpert5x200',
-            'chexpert',
-            'test',
-            FIVE,
-            'choice',
-            'accuracy over five findings; read the corpus with '
-            'table="chexpert_5x200.csv"',
-        ),
-        Task(
-            'nih14',
-            'nih14',
-            'test',
-            NIH_LABELS,
-            'no',
-            'official test list; labels were mined from reports, and are '
-            'wrong for some films',
-        ),
-    )
-}
+_TASKS = (
+    Task(
+        name='vindr',
+        source='vindr',
+        split='test',
+        labels=VINDR18,
+        protocol='no',
+        note='official test films; 18 of the 28 labels, see the chapter for the choice',
+    ),
+    Task(
+        name='rsna',
+        source='rsna',
+        split='test',
+        labels=('Pneumonia',),
+        protocol='evidence',
+        note='no official split: a fifth of the patients; published splits '
+        'are by film, so numbers differ',
+    ),
+    Task(
+        name='siim',
+        source='siim',
+        split='test',
+        labels=('Pneumothorax',),
+        protocol='no',
+        note='no official split: a fifth of the patients; published splits '
+        'are by row, so a film may be on both sides there',
+    ),
+    Task(
+        name='chexpert5x200',
+        source='chexpert',
+        split='test',
+        labels=FIVE,
+        protocol='choice',
+        note='accuracy over five findings; read the corpus with '
+        'table="chexpert_5x200.csv"',
+    ),
+    Task(
+        name='nih14',
+        source='nih14',
+        split='test',
+        labels=NIH_LABELS,
+        protocol='no',
+        note='official test list; labels were mined from reports, and are '
+        'wrong for some films',
+    ),
+)
+BENCHMARKS = {task.name: task for task in _TASKS}
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #416eba5e
 def trained_sources(
     model,  # a CXRCLIP, or anything else
 ) -> tuple | None:  # sources with training studies; None if the model does not say
     "What a checkpoint was trained on, as it says itself."
-    about = getattr(getattr(model, 'config', None), 'about', None) or {}
-    return (
-        tuple(d['source'] for d in about['data'] if d.get('train'))
-        if 'data' in about
-        else None
-    )
+    config = getattr(model, 'config', None)
+    about = getattr(config, 'about', None) or {}
+    if 'data' not in about:
+        return None
+    return tuple(d['source'] for d in about['data'] if d.get('train'))
 
 
-_WHY = dict(
+_SAME_FILMS = dict(
     rsna='the films of RSNA Pneumonia are ChestX-ray14 films',
     siim='the films of SIIM Pneumothorax are ChestX-ray14 films',
-    chexpert5x200="the patients of CheXpert 5x200 are in CheXpert's training set, unless "
-    'they were taken out',
+    chexpert5x200="the patients of CheXpert 5x200 are in CheXpert's training set, "
+    'unless they were taken out',
 )
 
 
-def _why(task, source):
+def _leakage_reason(task, source):
+    "Why training on a corpus spoils a task of the same origin."
     if task.name == 'chexpert5x200':
-        return _WHY[task.name]
+        return _SAME_FILMS[task.name]
     if source == task.source:
         return (
             'other patients of the same corpus were in training, so this is '
             'not zero-shot in the strict sense'
         )
-    return (
-        'both took their films from ChestX-ray14'
-        if {source, task.source} == {'rsna', 'siim'}
-        else _WHY.get(task.name, _WHY.get(source))
-    )
+    if {source, task.source} == {'rsna', 'siim'}:
+        return 'both took their films from ChestX-ray14'
+    return _SAME_FILMS.get(task.name, _SAME_FILMS.get(source))
 
 
 def leakage_warnings(
@@ -159,16 +155,36 @@ def leakage_warnings(
     trained_on: Sequence[str] | None,  # sources; None: not known
 ) -> list[str]:  # empty if nothing is known against it
     "Why a result on this task may not be what it seems."
-    mine = ORIGINS.get(task.name, ORIGINS.get(task.source))
     if trained_on is None:
-        return [
-            'it is not recorded what the model was trained on'
-            + (f'; {_WHY[task.name]}' if task.name in _WHY else '')
-        ]
-    shared = [s for s in trained_on if mine and ORIGINS.get(s) == mine]
-    return [f'LEAKAGE: the model was trained on {s}: {_why(task, s)}' for s in shared]
+        warning = 'it is not recorded what the model was trained on'
+        if task.name in _SAME_FILMS:
+            warning += f'; {_SAME_FILMS[task.name]}'
+        return [warning]
+    origin = ORIGINS.get(task.name, ORIGINS.get(task.source))
+    if not origin:
+        return []
+    return [
+        f'LEAKAGE: the model was trained on {source}: {_leakage_reason(task, source)}'
+        for source in trained_on
+        if ORIGINS.get(source) == origin
+    ]
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #92b2b8b8
+def _check_labels(part, task):
+    "Raises `ValueError` for studies without positives, or without needed negatives."
+    truth = label_matrix(part, list(task.labels))
+    needed = [('positive', 1)]
+    if task.protocol != 'choice':
+        needed.append(('negative', 0))
+    for kind, value in needed:
+        if not (truth == value).any():
+            raise ValueError(
+                f'task {task.name!r}: the {len(part)} studies have no '
+                f'{kind} of {", ".join(task.labels)}; was the corpus read with '
+                'its labels?'
+            )
+
+
 def task_studies(
     studies: pd.DataFrame,  # a study table, may hold several corpora
     task: Task,
@@ -178,30 +194,42 @@ def task_studies(
     Returns: the studies that are judged; those of validation, or None.
     Raises: `ValueError` that says what the table has instead.
     """
-    mine = studies[studies.source == task.source]
-    if not len(mine):
+    corpus = studies[studies.source == task.source]
+    if not len(corpus):
         raise ValueError(
             f'task {task.name!r} is about {task.source}; the table holds '
             f'{", ".join(sorted(set(studies.source))) or "nothing"}'
         )
-    part = mine[mine.split == task.split].reset_index(drop=True)
+    part = corpus[corpus.split == task.split].reset_index(drop=True)
     if not len(part):
         raise ValueError(
             f'task {task.name!r} needs the {task.split} split of '
-            f'{task.source}; there is {", ".join(sorted(set(mine.split)))}'
+            f'{task.source}; there is {", ".join(sorted(set(corpus.split)))}'
         )
-    truth = label_matrix(part, list(task.labels))
-    sides = [bool((truth == v).any()) for v in (1, 0)]
-    if not sides[0] or (task.protocol != 'choice' and not sides[1]):
-        raise ValueError(
-            f'task {task.name!r}: the {len(part)} studies have no '
-            f'{"positive" if not sides[0] else "negative"} of '
-            f'{", ".join(task.labels)}; was the corpus read with its labels?'
-        )
-    valid = mine[mine.split == 'valid'].reset_index(drop=True)
-    return part, valid if len(valid) and task.split != 'valid' else None
+    _check_labels(part, task)
+    valid = corpus[corpus.split == 'valid'].reset_index(drop=True)
+    if not len(valid) or task.split == 'valid':
+        return part, None
+    return part, valid
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #12cd2755
+def _which_is_it(model, part, root, task, image, n_boot, seed):
+    "Table of a task with the protocol `choice`, and its result."
+    prompts = class_prompts('chexpert5x200', task.labels)
+    table = zero_shot_choice(
+        model, part, root, prompts, image=image, n_boot=n_boot, seed=seed
+    )
+    return table, dict(name='accuracy', **table.attrs['accuracy'])
+
+
+def _is_it_there(model, part, root, task, image, n_boot, seed, valid):
+    "Table of a task with a pair protocol, and its result."
+    metrics = ('ap',) if valid is None else ('ap', 'accuracy', 'f1', 'ece')
+    prompts = class_prompts(task.protocol, task.labels)
+    table = zero_shot(model, part, root, prompts, image, n_boot, seed, valid, metrics)
+    return table, dict(name='mean AUROC', **table.attrs['mean'])
+
+
 def run_task(
     model,  # embed_films and embed_texts, e.g. a CXRCLIP
     studies: pd.DataFrame,  # a study table with the task's corpus
@@ -217,51 +245,32 @@ def run_task(
     studies, patients, result (name, value, low, high).
     Raises: `ValueError` for an unknown task or a table that cannot answer it.
     """
-    if isinstance(task, str) and task not in BENCHMARKS:
-        raise ValueError(f'unknown task {task!r}; known are {", ".join(BENCHMARKS)}')
-    task = BENCHMARKS[task] if isinstance(task, str) else task
+    if isinstance(task, str):
+        if task not in BENCHMARKS:
+            raise ValueError(
+                f'unknown task {task!r}; known are {", ".join(BENCHMARKS)}'
+            )
+        task = BENCHMARKS[task]
     part, valid = task_studies(studies, task)
-    warnings = leakage_warnings(
-        task, trained_sources(model) if trained_on is None else trained_on
-    )
-    image = embed_studies(model, part, root)
+    if trained_on is None:
+        trained_on = trained_sources(model)
+    warnings = leakage_warnings(task, trained_on)
+    asked = (model, part, root, task, embed_studies(model, part, root), n_boot, seed)
     if task.protocol == 'choice':
-        table = zero_shot_choice(
-            model,
-            part,
-            root,
-            class_prompts('chexpert5x200', task.labels),
-            image=image,
-            n_boot=n_boot,
-            seed=seed,
-        )
-        name, r = 'accuracy', table.attrs['accuracy']
+        table, result = _which_is_it(*asked)
     else:
-        metrics = ('ap',) if valid is None else ('ap', 'accuracy', 'f1', 'ece')
-        table = zero_shot(
-            model,
-            part,
-            root,
-            class_prompts(task.protocol, task.labels),
-            image,
-            n_boot,
-            seed,
-            valid,
-            metrics,
-        )
-        name, r = 'mean AUROC', table.attrs['mean']
-        if r['left_out']:
-            warnings = [
-                *warnings,
+        table, result = _is_it_there(*asked, valid)
+        if result['left_out']:
+            warnings.append(
                 'left out of the mean, without positives or without '
-                f'negatives: {", ".join(r["left_out"])}',
-            ]
+                f'negatives: {", ".join(result["left_out"])}'
+            )
     table.attrs |= dict(
         task=task,
         warnings=warnings,
         studies=len(part),
         patients=part.patient_id.nunique(),
-        result=dict(name=name, value=r['value'], low=r['low'], high=r['high']),
+        result={key: result[key] for key in ('name', 'value', 'low', 'high')},
     )
     return table
 
@@ -270,15 +279,14 @@ def result_line(
     table: pd.DataFrame,  # of `run_task`
 ) -> str:
     "The result with its warnings, to be printed; a number does not leave without them."
-    a, r = table.attrs, table.attrs['result']
-    return '\n'.join(
-        [
-            f'{a["task"].name}: {r["name"]} {r["value"]:.3f} '
-            f'({r["low"]:.3f} to {r["high"]:.3f}), {a["studies"]} studies '
-            f'of {a["patients"]} patients',
-            *(f'  ! {w}' for w in a['warnings']),
-        ]
+    about = table.attrs
+    r = about['result']
+    result = (
+        f'{about["task"].name}: {r["name"]} {r["value"]:.3f} '
+        f'({r["low"]:.3f} to {r["high"]:.3f}), {about["studies"]} studies '
+        f'of {about["patients"]} patients'
     )
+    return '\n'.join([result, *(f'  ! {w}' for w in about['warnings'])])
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #20cc3766
 def own_task(
@@ -298,12 +306,12 @@ def own_task(
             f'{split} split ({len(part)} studies)'
         )
     return Task(
-        source,
-        source,
-        split,
-        labels,
-        'ensemble',
-        'all findings of the table, all sentences of the prompt bank',
+        name=source,
+        source=source,
+        split=split,
+        labels=labels,
+        protocol='ensemble',
+        note='all findings of the table, all sentences of the prompt bank',
     )
 
 
@@ -324,68 +332,68 @@ def find_tasks(
             f'unknown task {name!r}; known are auto, own, {", ".join(BENCHMARKS)}'
         )
     sources = sorted(set(studies.source[studies.split == 'test']))
-    by_source = {t.source: t for t in BENCHMARKS.values()} if name == 'auto' else {}
     if not sources:
         raise ValueError(
             'the table has no test split; there is '
             f'{", ".join(sorted(set(studies.split)))}'
         )
+    by_source = {}
+    if name == 'auto':
+        by_source = {task.source: task for task in BENCHMARKS.values()}
     return [by_source.get(s) or own_task(studies, s) for s in sources]
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #be1feb19
-def _plain(x):
+def _to_json(x):
     "A value as JSON takes it; what is not a finite number is null."
     if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
+        return {str(k): _to_json(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, np.ndarray)):
-        return [_plain(v) for v in x]
+        return [_to_json(v) for v in x]
     if isinstance(x, (float, np.floating)):
         return float(x) if np.isfinite(x) else None
     return int(x) if isinstance(x, np.integer) else x
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #87702b1f
+def _draw_result(table):
+    "A task's table as a picture, with the result and its first warning above."
+    name = table.attrs['task'].name.replace('/', '_')
+    if table.attrs['task'].protocol == 'choice':
+        columns = dict(n='n_pos', low='recall_low', high='recall_high')
+        shown = table.rename(columns=columns).dropna(subset=['recall'])
+        ax = show_findings({name: shown}, 'recall')
+        ax.axvline(1 / len(table), ls=':', color='k', lw=0.8)
+        ax.set_xlabel('share recognised')
+    else:
+        ax = show_findings({name: table.dropna(subset=['auroc'])}, 'auroc')
+    lines = result_line(table).split('\n')[:2]
+    ax.set_title('\n'.join(lines)[:150], fontsize=6)
+    return ax.figure
+
+
 def save_result(
     table: pd.DataFrame,  # of `run_task`
     out: str | Path,  # folder
     model: str = '',  # what to call the model
 ) -> None:
     "Write `<task>.json`, `.csv` and `.png`, each atomically."
-    a, out = table.attrs, Path(out)
-    name = a['task'].name.replace('/', '_')
-    numbers = {k: a[k] for k in ('means', 'accuracy', 'confusion') if k in a}
-    said = dict(
-        model=model,
-        version=__version__,
-        task=asdict(a['task']),
-        result=a['result'],
-        warnings=a['warnings'],
-        studies=a['studies'],
-        patients=a['patients'],
-        **numbers,
-        findings=table.to_dict('index'),
-    )
-    with atomic_path(out / f'{name}.json') as tmp:
-        tmp.write_text(json.dumps(_plain(said), indent=1))
-    with atomic_path(out / f'{name}.csv') as tmp:
-        table.to_csv(tmp)
-    with atomic_path(out / f'{name}.png') as tmp:
-        choice = a['task'].protocol == 'choice'
-        metric = 'recall' if choice else 'auroc'
-        shown = (
-            table.rename(columns=dict(n='n_pos', low='recall_low', high='recall_high'))
-            if choice
-            else table
-        )
-        ax = show_findings({name: shown.dropna(subset=[metric])}, metric)
-        if choice:
-            ax.axvline(1 / len(table), ls=':', color='k', lw=0.8)
-        ax.set(
-            xlabel='share recognised' if choice else 'AUROC',
-            title='\n'.join(result_line(table).split('\n')[:2])[:150],
-        )
-        ax.title.set_fontsize(6)
-        ax.figure.savefig(tmp, format='png', dpi=100)
-        plt.close(ax.figure)
+    out = Path(out)
+    about = table.attrs
+    name = about['task'].name.replace('/', '_')
+    record = dict(model=model, version=__version__, task=asdict(about['task']))
+    for key in ('result', 'warnings', 'studies', 'patients'):
+        record[key] = about[key]
+    for key in ('means', 'accuracy', 'confusion'):
+        if key in about:
+            record[key] = about[key]
+    record['findings'] = table.to_dict('index')
+    with atomic_path(out / f'{name}.json') as path:
+        path.write_text(json.dumps(_to_json(record), indent=1))
+    with atomic_path(out / f'{name}.csv') as path:
+        table.to_csv(path)
+    with atomic_path(out / f'{name}.png') as path:
+        figure = _draw_result(table)
+        figure.savefig(path, format='png', dpi=100)
+        plt.close(figure)
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #1e83df20
 def parse_args(
@@ -428,22 +436,24 @@ def evaluate_command(
     a: argparse.Namespace,  # of `parse_args`
 ) -> list[pd.DataFrame]:
     "Run the tasks of a table, print and write each; an error names what is missing."
-    # errors first, they are cheap
-    studies, home = load_studies(a.studies), Path(a.studies).parent
+    studies = load_studies(a.studies)
     tasks = find_tasks(studies, a.task)
-    for t in tasks:
-        task_studies(studies, t)
-    root = a.root or (home / 'films' if (home / 'films').is_dir() else home)
+    # errors first, they are cheap
+    for task in tasks:
+        task_studies(studies, task)
+    home = Path(a.studies).parent
+    root = a.root
+    if not root:
+        root = home / 'films' if (home / 'films').is_dir() else home
     model = CXRCLIP.from_pretrained(a.model)
     results = []
-    for t in tasks:
-        results.append(
-            table := run_task(model, studies, root, t, a.trained_on, a.n_boot, a.seed)
-        )
+    for task in tasks:
+        table = run_task(model, studies, root, task, a.trained_on, a.n_boot, a.seed)
         save_result(table, a.out, str(a.model))
-        print(
-            f'{result_line(table)}\n{table.to_string(float_format="%.3f", na_rep="-")}\n'
-        )
+        print(result_line(table))
+        print(table.to_string(float_format='%.3f', na_rep='-'))
+        print()
+        results.append(table)
     print(f'everything is in {a.out}')
     return results
 
@@ -451,8 +461,9 @@ def evaluate_command(
 def main(
     argv: list[str] | None = None,  # as `parse_args`
 ) -> None:
-    """The command `cxrclip-evaluate`; `python -m cxrclip_nb.evaluation.benchmarks` is
-    the same.
+    """The command `cxrclip-evaluate`.
+
+    `python -m cxrclip_nb.evaluation.benchmarks` is the same.
     """
     try:
         evaluate_command(parse_args(argv))

@@ -41,11 +41,10 @@ def directions(
 
 def _views(model, films):
     "Films [H, W] as the image tower takes them: [B, 3, S, S]."
+    weight = model.image_projection.weight
     views = np.stack([eval_view(f, model.config.image_size) for f in films])
-    return prepare_films(
-        torch.from_numpy(views)[:, None].to(model.image_projection.weight.device),
-        model.config,
-    ).to(model.image_projection.weight.dtype)
+    views = torch.from_numpy(views)[:, None].to(weight.device)
+    return prepare_films(views, model.config).to(weight.dtype)
 
 
 def _as_map(x):
@@ -59,10 +58,12 @@ def _as_map(x):
     return x.transpose(1, 2).unflatten(2, (side, side)).float().cpu()
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #b7f4faa3
-def _in_batches(films, batch_size, f):
-    return torch.cat(
-        [f(films[i : i + batch_size]) for i in range(0, len(films), batch_size)]
-    )
+def _in_batches(films, batch_size, maps):
+    "What `maps` gives for the films, a batch at a time."
+    parts = []
+    for first in range(0, len(films), batch_size):
+        parts.append(maps(films[first : first + batch_size]))
+    return torch.cat(parts)
 
 
 def patch_similarity(
@@ -80,26 +81,40 @@ def patch_similarity(
     d = directions(model, prompts)
 
     def maps(part):
-        # [B, N, D]
-        p = model.image_projection(model.image_encoder.patches(_views(model, part)))
-        return _as_map(p @ d.T / p.mean(1).norm(dim=-1)[:, None, None])
+        features = model.image_encoder.patches(_views(model, part))
+        places = model.image_projection(features)  # [B, N, D]
+        length = places.mean(1).norm(dim=-1)
+        return _as_map(places @ d.T / length[:, None, None])
 
     with eval_mode(model):
         return _in_batches(films, batch_size, maps)
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #dd978d10
+def _by_place(x, encoder):
+    "Activations in any layout -> [B, N, C], without tokens that stand for no place."
+    skip = encoder.prefix if x.ndim == 3 else 0
+    return to_tokens(x, _layout(encoder))[:, skip:]
+
+
+def _layout(encoder):
+    "Order of the axes of the backbone's feature maps."
+    return getattr(encoder.backbone, 'output_fmt', 'NCHW')
+
+
 def _gradients(score, act, d, encoder, average):
     "[B, N, C] gradient x activation for each direction."
-    layout = getattr(encoder.backbone, 'output_fmt', 'NCHW')
-    skip = encoder.prefix if act.ndim == 3 else 0
-    average = (act.ndim == 4 and layout != 'NHWC') if average is None else average
-    a, out = to_tokens(act, layout)[:, skip:], []
-    for k in range(len(d)):
-        g = to_tokens(
-            torch.autograd.grad((score @ d[k]).sum(), act, retain_graph=True)[0], layout
-        )[:, skip:]
-        out.append(((g.mean(1, keepdim=True) if average else g) * a).sum(-1).detach())
-    return torch.stack(out, -1)
+    if average is None:
+        average = act.ndim == 4 and _layout(encoder) != 'NHWC'
+    a = _by_place(act, encoder)
+    maps = []
+    for direction in d:
+        answer = (score @ direction).sum()
+        (gradient,) = torch.autograd.grad(answer, act, retain_graph=True)
+        g = _by_place(gradient, encoder)
+        if average:
+            g = g.mean(1, keepdim=True)
+        maps.append((g * a).sum(-1).detach())
+    return torch.stack(maps, -1)
 
 
 def _layer(encoder, name):
@@ -109,10 +124,9 @@ def _layer(encoder, name):
     """
     parts = dict(encoder.backbone.named_modules())
     if name not in parts:
-        raise ValueError(
-            f'no layer {name!r} in {encoder.name}; e.g. '
-            f'{", ".join([p for p in parts if p and p.count(".") < 2][:12])}'
-        )
+        outer = [p for p in parts if p and p.count('.') < 2]
+        examples = ', '.join(outer[:12])
+        raise ValueError(f'no layer {name!r} in {encoder.name}; e.g. {examples}')
     return parts[name]
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #b606e152
@@ -131,7 +145,12 @@ def gradient_map(
     """
     if not len(films):
         raise ValueError('no films: nothing to map')
-    d, encoder, kept = directions(model, prompts), model.image_encoder, []
+    d = directions(model, prompts)
+    encoder = model.image_encoder
+    kept = []  # the layer's output
+
+    def keep(module, args, out):
+        kept.append(out)
 
     def maps(part):
         kept.clear()
@@ -139,9 +158,7 @@ def gradient_map(
         score = l2_normalize(model.image_projection(encoder(x)))
         return _as_map(_gradients(score, kept[0], d.to(score), encoder, average))
 
-    hook = _layer(encoder, layer).register_forward_hook(
-        lambda module, args, out: kept.append(out)
-    )
+    hook = _layer(encoder, layer).register_forward_hook(keep)
     try:
         with eval_mode(model), torch.enable_grad():
             return _in_batches(films, batch_size, maps)
@@ -161,18 +178,13 @@ def to_film(
     heat = np.asarray(heat, float)
     if heat.ndim != 2:
         raise ValueError(f'a map must be [h, w], got {list(heat.shape)}')
-    top, left, bh, bw = seen_box(*shape, size)
+    top, left, box_height, box_width = seen_box(*shape, size)
     # 0..1 over the square
-    y, x = (
-        (np.arange(shape[0]) + 0.5 - top) / bh,
-        (np.arange(shape[1]) + 0.5 - left) / bw,
-    )
-    out = map_coordinates(
-        heat,
-        np.meshgrid(y * heat.shape[0] - 0.5, x * heat.shape[1] - 0.5, indexing='ij'),
-        order=1,
-        mode='nearest',
-    )
+    y = (np.arange(shape[0]) + 0.5 - top) / box_height
+    x = (np.arange(shape[1]) + 0.5 - left) / box_width
+    rows, columns = y * heat.shape[0] - 0.5, x * heat.shape[1] - 0.5
+    places = np.meshgrid(rows, columns, indexing='ij')
+    out = map_coordinates(heat, places, order=1, mode='nearest')
     out[(y < 0) | (y > 1)] = np.nan
     out[:, (x < 0) | (x > 1)] = np.nan
     return out
@@ -199,6 +211,7 @@ def judge(
         return dict.fromkeys(('pointing', 'overlap', 'auroc', 'area'), np.nan)
     kth = np.partition(h, len(h) - k)[len(h) - k]
     above, tied = h > kth, h == kth
+    # of the tied ones as many as are left, each with the same chance
     found = y[above].sum() + (k - above.sum()) * y[tied].mean()
     return dict(
         pointing=float(y[h == h.max()].mean()),
@@ -217,19 +230,19 @@ def masked_films(
     Returns: a row a film: patient_id, study_id, view, film uint8 [H, W], masks
     {finding: bool [H, W]}.
     """
-    return pd.DataFrame(
-        [
-            dict(
-                patient_id=r.patient_id,
-                study_id=r.study_id,
-                view=v,
+    rows = []
+    for study in studies.itertuples():
+        drawn = phantom_masks(root, study.study_id)
+        for view, (film, masks) in zip(study.views, drawn):
+            row = dict(
+                patient_id=study.patient_id,
+                study_id=study.study_id,
+                view=view,
                 film=film,
                 masks=masks,
             )
-            for r in studies.itertuples()
-            for v, (film, masks) in zip(r.views, phantom_masks(root, r.study_id))
-        ]
-    )
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def mean_masks(
@@ -239,15 +252,14 @@ def mean_masks(
 
     Raises: `ValueError` for films of several sizes.
     """
-    if films.film.map(np.shape).nunique() > 1:
-        raise ValueError(
-            f'films of {films.film.map(np.shape).nunique()} sizes have no mean mask'
-        )
+    n_sizes = films.film.map(np.shape).nunique()
+    if n_sizes > 1:
+        raise ValueError(f'films of {n_sizes} sizes have no mean mask')
     groups = {}
-    for r in films.itertuples():
-        for label, mask in r.masks.items():
-            groups.setdefault((label, r.view == 'LATERAL'), []).append(mask)
-    return {k: np.mean(v, 0) for k, v in groups.items()}
+    for row in films.itertuples():
+        for label, mask in row.masks.items():
+            groups.setdefault((label, row.view == 'LATERAL'), []).append(mask)
+    return {key: np.mean(masks, 0) for key, masks in groups.items()}
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #94765d5f
 def score_maps(
@@ -260,13 +272,12 @@ def score_maps(
     Returns: a row a film and finding: patient_id, finding, pointing, overlap, auroc,
     area.
     """
-    return pd.DataFrame(
-        [
-            dict(patient_id=r.patient_id, finding=label, **judge(heat(r, label), mask))
-            for r in films.itertuples()
-            for label, mask in r.masks.items()
-        ]
-    )
+    rows = []
+    for film in films.itertuples():
+        for label, mask in film.masks.items():
+            scores = judge(heat(film, label), mask)
+            rows.append(dict(patient_id=film.patient_id, finding=label) | scores)
+    return pd.DataFrame(rows)
 
 
 def patient_mean(
@@ -277,13 +288,13 @@ def patient_mean(
 ) -> tuple[float, float, float]:  # mean, low, high; NaN without values
     "A mean with its 95 % interval over patients."
     v = np.asarray(values, float)
-    ok = ~np.isnan(v)
-    w = patient_weights(patients, n_boot, seed)[:, ok]
+    known = ~np.isnan(v)
+    weights = patient_weights(patients, n_boot, seed)[:, known]
+    mean = float(v[known].mean()) if known.any() else np.nan
     with np.errstate(invalid='ignore'):
-        return (
-            float(v[ok].mean()) if ok.any() else np.nan,
-            *interval((w * v[ok]).sum(1) / w.sum(1)),
-        )
+        draws = (weights * v[known]).sum(1) / weights.sum(1)
+        low, high = interval(draws)
+    return mean, low, high
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #fb128978
 def show_map(
@@ -295,8 +306,9 @@ def show_map(
     top: float | None = None,  # end of the colours; none: the map's largest |value|
     bar: bool = True,  # draw the colour bar
 ) -> Axes:
-    """A film under its map: red speaks for the sentence, blue against; the mask in
-    green, the hottest pixel as a cross.
+    """A film under its map: red speaks for the sentence, blue against.
+
+    The mask is outlined in green, the hottest pixel has a cross.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(2.4, 2.2), layout='constrained')
@@ -308,7 +320,7 @@ def show_map(
     y, x = np.unravel_index(np.nanargmax(heat), heat.shape)
     ax.plot(x, y, 'kx', ms=6, mew=1.5)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=7)
+    ax.set_title(title, fontsize=8)
     if bar:
-        ax.figure.colorbar(im, ax=ax, shrink=0.7).ax.tick_params(labelsize=6)
+        ax.figure.colorbar(im, ax=ax, shrink=0.7)
     return ax

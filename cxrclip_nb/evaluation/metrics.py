@@ -25,42 +25,49 @@ def check_scores(
     Raises: `ValueError` for lengths that differ, a truth other than 0 and 1, or a score
     that is no finite number, naming the first.
     """
-    y, s = np.asarray(truth), np.asarray(score, float)
+    y = np.asarray(truth)
+    s = np.asarray(score, float)
     if y.ndim != 1 or y.shape != s.shape:
         raise ValueError(
             f'need truth and score [N] alike, got {list(y.shape)} and {list(s.shape)}'
         )
-    wrong = ~np.isin(y, (0, 1))
-    if wrong.any():
+    wrong = np.flatnonzero(~np.isin(y, (0, 1)))
+    if len(wrong):
         raise ValueError(
-            f'truth must be 0 or 1, got {y[wrong][0]} at '
-            f'{np.flatnonzero(wrong)[0]}; leave out what is not known'
+            f'truth must be 0 or 1, got {y[wrong[0]]} at {wrong[0]}; '
+            'leave out what is not known'
         )
-    if not np.isfinite(s).all():
+    wrong = np.flatnonzero(~np.isfinite(s))
+    if len(wrong):
         raise ValueError(
-            f'score is {s[~np.isfinite(s)][0]} at '
-            f'{np.flatnonzero(~np.isfinite(s))[0]}; a finite number is '
-            'needed'
+            f'score is {s[wrong[0]]} at {wrong[0]}; a finite number is needed'
         )
     return y.astype(bool), s
 
 # %% ../../nbs/9_evaluation/90_metrics.ipynb #8a74bbe7
+def _as_weights(weight, n):
+    "Weights as float [..., N]; none: every item once."
+    return np.ones(n) if weight is None else np.asarray(weight, float)
+
+
 def _by_score(truth, score, weight=None):
-    """Distinct scores, rising, and the weight of positives and of negatives at each,
-    [..., G].
+    """Distinct scores, rising, and how much of each class has them.
+
+    Returns: scores [G], weight of positives [..., G], weight of negatives [..., G].
     """
     y, s = check_scores(truth, score)
     order = np.argsort(s, kind='stable')
-    s, y = s[order], y[order]
-    w = np.ones(len(y)) if weight is None else np.asarray(weight, float)[..., order]
-    starts = np.flatnonzero(np.r_[True, np.diff(s) > 0][: len(s)])
+    y, s = y[order], s[order]
+    w = _as_weights(weight, len(y))[..., order]
+    is_new = np.ones(len(s), bool)
+    is_new[1:] = np.diff(s) > 0
+    starts = np.flatnonzero(is_new)
     if not len(starts):
-        return s, np.zeros((*w.shape[:-1], 0)), np.zeros((*w.shape[:-1], 0))
-    return (
-        s[starts],
-        np.add.reduceat(w * y, starts, axis=-1),
-        np.add.reduceat(w * ~y, starts, axis=-1),
-    )
+        nothing = np.zeros((*w.shape[:-1], 0))
+        return s, nothing, nothing
+    positives = np.add.reduceat(w * y, starts, axis=-1)
+    negatives = np.add.reduceat(w * ~y, starts, axis=-1)
+    return s[starts], positives, negatives
 
 
 def _ratio(a, b):
@@ -74,32 +81,45 @@ def auroc(
     score: np.ndarray,  # [N] higher means more likely
     weight: np.ndarray | None = None,  # [..., N] times each item counts; none: once
 ) -> np.ndarray:  # [...] AUROC; NaN without positives or without negatives
-    """Chance that a positive scores above a negative, ties half, for many weightings at
-    once.
+    """Chance that a positive scores above a negative, ties half.
+
+    Computed for many weightings at once.
 
     Raises: `ValueError` as `check_scores`.
     """
     _, pos, neg = _by_score(truth, score, weight)
     below = np.cumsum(neg, -1) - neg
-    return _ratio((pos * (below + 0.5 * neg)).sum(-1), pos.sum(-1) * neg.sum(-1))
+    won = pos * (below + 0.5 * neg)
+    return _ratio(won.sum(-1), pos.sum(-1) * neg.sum(-1))
 
 # %% ../../nbs/9_evaluation/90_metrics.ipynb #60eeb674
+def _at_least(x):
+    "Sum of all that has a score at least as high, [..., G]."
+    return np.cumsum(x[..., ::-1], -1)[..., ::-1]
+
+
 def average_precision(
     truth: np.ndarray,  # [N] 0 or 1
     score: np.ndarray,  # [N] higher means more likely
     weight: np.ndarray | None = None,  # [..., N] times each item counts; none: once
 ) -> np.ndarray:  # [...] in 0..1; NaN without positives
-    """Mean precision over the positives, ties taken together, for many weightings at
-    once.
+    """Mean precision over the positives, ties taken together.
+
+    Computed for many weightings at once.
 
     Raises: `ValueError` as `check_scores`.
     """
     _, pos, neg = _by_score(truth, score, weight)
-    # with at least this score
-    tp, fp = (np.cumsum(x[..., ::-1], -1)[..., ::-1] for x in (pos, neg))
-    return _ratio((pos * np.nan_to_num(_ratio(tp, tp + fp))).sum(-1), pos.sum(-1))
+    tp, fp = _at_least(pos), _at_least(neg)
+    precision = np.nan_to_num(_ratio(tp, tp + fp))
+    return _ratio((pos * precision).sum(-1), pos.sum(-1))
 
 # %% ../../nbs/9_evaluation/90_metrics.ipynb #1419bef4
+def _rate_above(x):
+    "Share of a class above each score, from the highest score down; begins with 0."
+    return np.r_[0, np.cumsum(x[::-1])] / max(x.sum(), 1)
+
+
 def show_roc(
     truth: np.ndarray,  # [N] 0 or 1
     score: np.ndarray,  # [N]
@@ -109,8 +129,7 @@ def show_roc(
 ) -> Axes:
     "The ROC curve: false positive rate across, true positive rate up, from (0, 0)."
     _, pos, neg = _by_score(truth, score)
-    up = lambda x: np.r_[0, np.cumsum(x[::-1])] / max(x.sum(), 1)
-    ax.plot(up(neg), up(pos), color=color, label=label, lw=1.2)
+    ax.plot(_rate_above(neg), _rate_above(pos), color=color, label=label, lw=1.2)
     ax.plot([0, 1], [0, 1], 'k:', lw=0.6)
     ax.set(xlabel='false positive rate', ylabel='true positive rate')
     return ax
@@ -124,12 +143,12 @@ def best_threshold(
 
     Raises: `ValueError` as `check_scores`.
     """
-    t, pos, neg = _by_score(truth, score)
+    candidates, pos, neg = _by_score(truth, score)
     if not pos.sum() or not neg.sum():
         return np.nan
-    tp, fp = np.cumsum(pos[::-1])[::-1], np.cumsum(neg[::-1])[::-1]
+    tp, fp = _at_least(pos), _at_least(neg)
     f1 = 2 * tp / (tp + fp + pos.sum())  # tp + fn = all positives
-    return float(t[np.flatnonzero(f1 == f1.max())[-1]])
+    return float(candidates[f1 == f1.max()][-1])
 
 # %% ../../nbs/9_evaluation/90_metrics.ipynb #1f8eff1b
 AT_THRESHOLD = ('accuracy', 'f1', 'sensitivity', 'specificity')
@@ -141,29 +160,27 @@ def at_threshold(
     threshold: float,  # positive is a score >= this
     weight: np.ndarray | None = None,  # [..., N] times each item counts; none: once
 ) -> dict[str, np.ndarray]:
-    """Accuracy, F1, sensitivity and specificity of a decision; all NaN for a threshold
-    of NaN.
+    """Accuracy, F1, sensitivity and specificity of a decision.
 
-    Returns: by name of `AT_THRESHOLD`, [...]; NaN where nothing is to be counted.
+    Returns: by name of `AT_THRESHOLD`, [...]; NaN where nothing is to be counted, and
+    all NaN for a threshold of NaN.
     """
     y, s = check_scores(truth, score)
-    w = np.ones(len(y)) if weight is None else np.asarray(weight, float)
+    w = _as_weights(weight, len(y))
     called = s >= threshold
-    tp, fp, fn, tn = (
-        (w * k).sum(-1) for k in (y & called, ~y & called, y & ~called, ~y & ~called)
-    )
+    tp = (w * (y & called)).sum(-1)
+    fp = (w * (~y & called)).sum(-1)
+    fn = (w * (y & ~called)).sum(-1)
+    tn = (w * (~y & ~called)).sum(-1)
     found = dict(
-        zip(
-            AT_THRESHOLD,
-            (
-                _ratio(tp + tn, tp + fp + fn + tn),
-                _ratio(2 * tp, 2 * tp + fp + fn),
-                _ratio(tp, tp + fn),
-                _ratio(tn, tn + fp),
-            ),
-        )
+        accuracy=_ratio(tp + tn, tp + fp + fn + tn),
+        f1=_ratio(2 * tp, 2 * tp + fp + fn),
+        sensitivity=_ratio(tp, tp + fn),
+        specificity=_ratio(tn, tn + fp),
     )
-    return {k: v * np.nan for k, v in found.items()} if np.isnan(threshold) else found
+    if np.isnan(threshold):
+        return {name: value * np.nan for name, value in found.items()}
+    return found
 
 # %% ../../nbs/9_evaluation/90_metrics.ipynb #488a725f
 def patient_weights(
@@ -172,16 +189,17 @@ def patient_weights(
     seed: int = 0,
 ) -> np.ndarray:  # int32 [n_boot, N] times each item counts in a draw
     "Bootstrap by patient: all items of a patient are drawn together."
-    codes = pd.factorize(pd.Series(list(patients)))[0]
-    n = codes.max() + 1 if len(codes) else 0
-    if not n:
-        return np.zeros((n_boot, 0), np.int32)
+    patient_of, _ = pd.factorize(pd.Series(list(patients)))
+    weights = np.zeros((n_boot, len(patient_of)), np.int32)
+    if not len(patient_of):
+        return weights
+    n = patient_of.max() + 1
     rng = rng_for(seed, 'bootstrap')
-    out = np.empty((n_boot, len(codes)), np.int32)
-    # a row at a time: small
+    # a draw at a time: little memory
     for k in range(n_boot):
-        out[k] = np.bincount(rng.integers(0, n, n), minlength=n)[codes]
-    return out
+        times = np.bincount(rng.integers(0, n, n), minlength=n)
+        weights[k] = times[patient_of]
+    return weights
 
 # %% ../../nbs/9_evaluation/90_metrics.ipynb #0b5dd3a6
 def interval(
@@ -190,11 +208,10 @@ def interval(
     "95 % interval of bootstrap draws; NaN, NaN if there is none."
     draws = np.asarray(draws, float)
     draws = draws[np.isfinite(draws)]
-    return (
-        tuple(map(float, np.percentile(draws, [2.5, 97.5])))
-        if len(draws)
-        else (np.nan, np.nan)
-    )
+    if not len(draws):
+        return np.nan, np.nan
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def bootstrap(
@@ -205,12 +222,11 @@ def bootstrap(
     chunk: int = 64,  # draws at once
 ) -> np.ndarray:  # [n_boot]
     "A metric in every draw; memory is that of `chunk` draws."
-    parts = [
-        np.broadcast_to(
-            metric(truth, score, weights[k : k + chunk]), len(weights[k : k + chunk])
-        )
-        for k in range(0, len(weights), chunk)
-    ]
+    parts = []
+    for start in range(0, len(weights), chunk):
+        part = weights[start : start + chunk]
+        values = metric(truth, score, part)
+        parts.append(np.broadcast_to(values, len(part)))
     return np.concatenate(parts) if parts else np.zeros(0)
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #8d59742d
@@ -236,10 +252,11 @@ def _probabilities(truth, prob):
 
 
 def _bins(p, bins):
+    "Group of each item, 0 to bins - 1: equal sizes, but equal p in one group."
     if bins < 1:
         raise ValueError(f'bins is {bins}: must be at least 1')
-    # equal p, equal bin
-    return ((rankdata(p, 'min') - 1) * bins / max(len(p), 1)).astype(int)
+    n_below = rankdata(p, 'min') - 1
+    return (n_below * bins / max(len(p), 1)).astype(int)
 
 
 def reliability(
@@ -252,12 +269,10 @@ def reliability(
     Raises: `ValueError` for what is no probability.
     """
     y, p = _probabilities(truth, prob)
-    return (
-        pd.DataFrame(dict(prob=p, share=y.astype(float), n=1))
-        .groupby(_bins(p, bins))
-        .agg(dict(prob='mean', share='mean', n='sum'))
-        .reset_index(drop=True)
-    )
+    films = pd.DataFrame(dict(prob=p, share=y.astype(float), n=1))
+    groups = films.groupby(_bins(p, bins))
+    curve = groups.agg(dict(prob='mean', share='mean', n='sum'))
+    return curve.reset_index(drop=True)
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #318aaec8
 def calibration_error(
@@ -272,13 +287,11 @@ def calibration_error(
     Raises: `ValueError` as `reliability`.
     """
     y, p = _probabilities(truth, prob)
-    w = np.ones(len(y)) if weight is None else np.asarray(weight, float)
-    # [..., N] @ [N, bins]
-    off = (
-        (w * (p - y)) @ np.eye(bins)[_bins(p, bins)]
-        if len(p)
-        else np.zeros((*w.shape[:-1], bins))
-    )
+    w = _as_weights(weight, len(y))
+    if not len(p):
+        return _ratio(w.sum(-1), w.sum(-1))
+    in_group = np.eye(bins)[_bins(p, bins)]  # [N, bins] of 0 and 1
+    off = (w * (p - y)) @ in_group  # [..., bins]
     return _ratio(np.abs(off).sum(-1), w.sum(-1))
 
 
@@ -292,7 +305,7 @@ def brier(
     Raises: `ValueError` as `reliability`.
     """
     y, p = _probabilities(truth, prob)
-    w = np.ones(len(y)) if weight is None else np.asarray(weight, float)
+    w = _as_weights(weight, len(y))
     return _ratio((w * (p - y) ** 2).sum(-1), w.sum(-1))
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #62075a56
@@ -300,8 +313,9 @@ def fit_platt(
     truth: np.ndarray,  # [N] 0 or 1, of validation
     score: np.ndarray,  # [N]
 ) -> tuple[float, float]:
-    """The logistic curve that turns a score into a probability, by maximum likelihood
-    with a faint penalty.
+    """The logistic curve that turns a score into a probability.
+
+    By maximum likelihood with a faint penalty.
 
     Returns: slope and intercept; NaN, NaN unless there are positives and negatives.
     Raises: `ValueError` as `check_scores`.
@@ -310,10 +324,13 @@ def fit_platt(
     if y.all() or not y.any():
         return np.nan, np.nan
     # in units of its own spread, whatever the scale
-    mean, spread = s.mean(), s.std() or 1.0
-    fit = LogisticRegression(C=100.0).fit(((s - mean) / spread)[:, None], y)
-    a = float(fit.coef_[0, 0]) / spread
-    return a, float(fit.intercept_[0]) - a * mean
+    mean = s.mean()
+    spread = s.std() or 1.0
+    x = (s - mean) / spread
+    fit = LogisticRegression(C=100.0).fit(x[:, None], y)
+    slope = float(fit.coef_[0, 0]) / spread
+    intercept = float(fit.intercept_[0]) - slope * mean
+    return slope, intercept
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #b40fbc5e
 def platt(
@@ -321,32 +338,28 @@ def platt(
     fit: tuple[float, float],  # of `fit_platt`
 ) -> np.ndarray:  # [N] in 0..1
     "Scores as probabilities."
-    z = np.clip(fit[0] * np.asarray(score, float) + fit[1], -700, 700)
-    return 1 / (1 + np.exp(-z))
+    slope, intercept = fit
+    logit = slope * np.asarray(score, float) + intercept
+    return 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
 
 
 def show_reliability(
     curves: dict,  # name -> table of `reliability`
     ax: Axes,
 ) -> Axes:
-    """Calibration curves beside the diagonal; the size of a dot is the size of its
-    group.
-    """
+    "Calibration curves beside the diagonal; a dot's size is that of its group."
     for k, (name, r) in enumerate(curves.items()):
         ax.plot(r.prob, r.share, color=PALETTE[k], lw=1, label=name)
         ax.scatter(r.prob, r.share, s=60 * r.n / r.n.sum(), color=PALETTE[k])
     ax.plot([0, 1], [0, 1], 'k:', lw=0.6)
-    ax.legend(fontsize=7)
-    ax.set(
-        xlabel='probability that was given',
-        ylabel='share of positives',
-        xlim=(0, 1),
-        ylim=(0, 1),
-    )
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
+    ax.set(xlabel='probability that was given', ylabel='share of positives')
+    ax.set(xlim=(0, 1), ylim=(0, 1))
     return ax
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #84dd35c9
-RANKING, CALIBRATION = ('auroc', 'ap'), ('brier', 'ece')
+RANKING = ('auroc', 'ap')
+CALIBRATION = ('brier', 'ece')
 METRICS = (*RANKING, *AT_THRESHOLD, *CALIBRATION)
 
 
@@ -357,14 +370,18 @@ def _metric(name, threshold=np.nan, fit=(np.nan, np.nan)):
     if name in AT_THRESHOLD:
         return lambda y, s, w=None: at_threshold(y, s, threshold, w)[name]
     measure = dict(brier=brier, ece=calibration_error)[name]
-    return lambda y, s, w=None: (
-        np.nan if np.isnan(fit[0]) else measure(y, platt(s, fit), w)
-    )
+
+    def of_probability(y, s, w=None):
+        "NaN where validation could fit no curve."
+        return np.nan if np.isnan(fit[0]) else measure(y, platt(s, fit), w)
+
+    return of_probability
 
 
 def _known(truth, score, c):
-    k = ~np.isnan(truth[:, c])
-    return k, truth[k, c], score[k, c]
+    "Which items' class c is known [N], and their truth and score."
+    known = ~np.isnan(truth[:, c])
+    return known, truth[known, c], score[known, c]
 
 
 def choose(
@@ -372,16 +389,16 @@ def choose(
     score: np.ndarray,  # [N, C]
     labels: Sequence[str],  # [C]
 ) -> dict[str, dict]:
-    """What validation is for: the threshold with the best F1 and the curve to a
-    probability, by label.
+    """Choose on validation: for each label a threshold, and a curve to a probability.
 
-    Returns: label -> threshold, fit; NaN where validation has one class only.
+    Returns: label -> threshold (with the best F1), fit (of `fit_platt`); NaN where
+    validation has one class only.
     """
-    sides = {l: _known(truth, score, c)[1:] for c, l in enumerate(labels)}
-    return {
-        l: dict(threshold=best_threshold(y, s), fit=fit_platt(y, s))
-        for l, (y, s) in sides.items()
-    }
+    chosen = {}
+    for c, label in enumerate(labels):
+        _, y, s = _known(truth, score, c)
+        chosen[label] = dict(threshold=best_threshold(y, s), fit=fit_platt(y, s))
+    return chosen
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #fdb991a2
 def check_metrics(
@@ -393,7 +410,8 @@ def check_metrics(
     Raises: `ValueError` for one that is not in `METRICS`, or that needs validation when
     there is none.
     """
-    for m in (metrics := [metrics] if isinstance(metrics, str) else list(metrics)):
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    for m in metrics:
         if m not in METRICS:
             raise ValueError(f'unknown metric {m!r}; known are {", ".join(METRICS)}')
         if m not in RANKING and chosen is None:
@@ -405,31 +423,47 @@ def check_metrics(
     return metrics
 
 
-# [C, n_boot] -> the mean over the findings that a draw has, where it has any
 def _mean_draws(draws):
-    draws = np.asarray(draws, float)
-    return (
-        np.nanmean(draws[:, np.isfinite(draws).any(0)], 0)
-        if draws.size
-        else np.zeros(0)
-    )
+    """Mean over the findings that a draw has, where it has any.
 
-
-def _mean(table, draws, metric):
-    """Mean of a metric over the findings that have it, with the interval of that mean;
-    the others by name.
+    [C, n_boot] -> [draws that have one].
     """
-    ok = table[metric].notna().to_numpy() & table.auroc.notna().to_numpy()
-    low, high = interval(_mean_draws(np.array(draws)[ok]))
+    draws = np.asarray(draws, float)
+    if not draws.size:
+        return np.zeros(0)
+    has_any = np.isfinite(draws).any(0)
+    return np.nanmean(draws[:, has_any], 0)
+
+
+def _mean_of_findings(table, draws, metric):
+    "Mean of a metric over the findings that have it, its interval, the others by name."
+    values = table[metric]
+    has = (values.notna() & table.auroc.notna()).to_numpy()
+    low, high = interval(_mean_draws(np.array(draws)[has]))
     return dict(
-        value=float(table[metric][ok].mean()) if ok.any() else np.nan,
+        value=float(values[has].mean()) if has.any() else np.nan,
         low=low,
         high=high,
-        n=int(ok.sum()),
-        left_out=list(table.index[~ok]),
+        n=int(has.sum()),
+        left_out=list(table.index[~has]),
     )
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #674d808c
+def _columns(metric):
+    "Names of the columns with a metric's value and the ends of its interval."
+    if metric == 'auroc':
+        return metric, 'low', 'high'
+    return metric, f'{metric}_low', f'{metric}_high'
+
+
+def _with_draws(metric, truth, score, weights):
+    "A metric's value, and its value in each draw; NaN if the value is."
+    value = float(metric(truth, score))
+    if not np.isfinite(value):
+        return value, np.full(len(weights), np.nan)
+    return value, bootstrap(metric, truth, score, weights)
+
+
 def score_table(
     truth: np.ndarray,  # [N, C] 1, 0 or NaN (unknown)
     score: np.ndarray,  # [N, C] higher means more likely
@@ -441,48 +475,33 @@ def score_table(
     n_boot: int = 500,  # draws of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Each finding's numbers with their 95 % intervals over patients, and means over
-    the findings that have them.
+    """Each finding's numbers with their 95 % intervals over patients, and the means.
 
     Returns: by finding: n_pos, n_neg, auroc, low, high, then metric, metric_low,
     metric_high; `.attrs['mean']` of AUROC, `.attrs['means']` by metric: value, low,
-    high, n, left_out.
+    high, n, left_out: over the findings that have it.
     Raises: `ValueError` for an unknown metric.
     """
     metrics = list(dict.fromkeys(['auroc', *check_metrics(metrics, chosen)]))
-    w = patient_weights(patients, n_boot, seed)
-    rows, draws = [], {m: [] for m in metrics}
+    weights = patient_weights(patients, n_boot, seed)
+    rows = []
+    draws = {m: [] for m in metrics}
     for c, label in enumerate(labels):
-        k, y, s = _known(truth, score, c)
+        known, y, s = _known(truth, score, c)
         row = dict(finding=label, n_pos=int((y == 1).sum()), n_neg=int((y == 0).sum()))
+        options = {} if chosen is None else chosen.get(label, {})
         for m in metrics:
-            f = _metric(m, **(chosen or {}).get(label, {}))
-            value = float(f(y, s))
-            d = (
-                bootstrap(f, y, s, w[:, k])
-                if np.isfinite(value)
-                else np.full(n_boot, np.nan)
-            )
-            draws[m].append(d)
-            row |= dict(
-                zip(
-                    (
-                        m,
-                        *(
-                            ('low', 'high')
-                            if m == 'auroc'
-                            else (f'{m}_low', f'{m}_high')
-                        ),
-                    ),
-                    (value, *interval(d)),
-                )
-            )
-        rows.append(
-            row | ({} if chosen is None else dict(threshold=chosen[label]['threshold']))
-        )
+            function = _metric(m, **options)
+            value, drawn = _with_draws(function, y, s, weights[:, known])
+            draws[m].append(drawn)
+            row |= dict(zip(_columns(m), (value, *interval(drawn))))
+        if chosen is not None:
+            row['threshold'] = chosen[label]['threshold']
+        rows.append(row)
     table = pd.DataFrame(rows).set_index('finding')
-    table.attrs['means'] = {m: _mean(table, draws[m], m) for m in metrics}
-    table.attrs['mean'] = table.attrs['means']['auroc']
+    means = {m: _mean_of_findings(table, draws[m], m) for m in metrics}
+    table.attrs['means'] = means
+    table.attrs['mean'] = means['auroc']
     return table
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #786cbdde
@@ -494,23 +513,27 @@ def compare_scores(
     n_boot: int = 500,  # draws of the bootstrap
     seed: int = 0,
 ) -> dict[str, float]:  # value: mean AUROC of second minus that of first; low, high
-    """Difference of two mean AUROCs, over the findings that have one, with its interval
-    over the same draws of patients.
+    """Difference of two mean AUROCs, with its interval over the same draws of patients.
+
+    Over the findings that have an AUROC.
+
+    Raises: `ValueError` if none has.
     """
-    w = patient_weights(patients, n_boot, seed)
-    gain, draws = [], []
+    weights = patient_weights(patients, n_boot, seed)
+    gains, draws = [], []
     for c in range(truth.shape[1]):
-        k, y, a = _known(truth, first, c)
-        b = second[k, c]
-        value = auroc(y, b) - auroc(y, a)
-        if np.isfinite(value):
-            gain.append(value)
-            draws.append(
-                bootstrap(auroc, y, b, w[:, k]) - bootstrap(auroc, y, a, w[:, k])
-            )
-    if not gain:
+        known, y, a = _known(truth, first, c)
+        b = second[known, c]
+        gain = auroc(y, b) - auroc(y, a)
+        if not np.isfinite(gain):
+            continue
+        drawn_a = bootstrap(auroc, y, a, weights[:, known])
+        drawn_b = bootstrap(auroc, y, b, weights[:, known])
+        gains.append(gain)
+        draws.append(drawn_b - drawn_a)
+    if not gains:
         raise ValueError(
             'no finding has both positives and negatives; nothing can be compared'
         )
     low, high = interval(_mean_draws(draws))
-    return dict(value=float(np.mean(gain)), low=low, high=high)
+    return dict(value=float(np.mean(gains)), low=low, high=high)

@@ -33,6 +33,7 @@ from ..core import atomic_path, rng_for, seed_everything
 from ..data.augment import eval_view, jitter
 from ..data.batches import EpochSampler, study_images
 from ..data.films import open_films
+from ..data.studies import SPLITS
 from .metrics import auroc, interval, patient_weights
 from .zeroshot import label_matrix
 from ..model.clip import CXRCLIP, eval_mode, prepare_films
@@ -42,6 +43,19 @@ from ..text.prompts import LABELS
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #cd5f5938
 FEATURES = ('encoder', 'joint')
+
+
+def _encode_films(encode, films, root, size, device, batch_size):
+    "Rows `encode` gives for films, float32 on the CPU; films without augmentation."
+    read = open_films(root)
+    parts = []
+    for first in range(0, len(films), batch_size):
+        views = [eval_view(read(f), size) for f in films[first : first + batch_size]]
+        batch = torch.from_numpy(np.stack(views))[:, None]
+        parts.append(encode(batch.to(device)).float().cpu())
+    if not parts:
+        return np.zeros((0, 0), np.float32)
+    return torch.cat(parts).numpy()
 
 
 def film_features(
@@ -59,23 +73,33 @@ def film_features(
     """
     if features not in FEATURES:
         raise ValueError(f'features must be one of {FEATURES}, got {features!r}')
-    read, c, weight = open_films(root), model.config, model.image_projection.weight
-    batch = lambda part: torch.from_numpy(
-        np.stack([eval_view(read(f), c.image_size) for f in part])
-    )[:, None].to(weight.device)
-    encode = (
-        model.encode_image
-        if features == 'joint'
-        else lambda x: model.image_encoder(prepare_films(x, c).to(weight.dtype))
-    )
+    config = model.config
+    weight = model.image_projection.weight
+
+    def before_projection(x):
+        return model.image_encoder(prepare_films(x, config).to(weight.dtype))
+
+    encode = model.encode_image if features == 'joint' else before_projection
     with eval_mode(model):
-        parts = [
-            encode(batch(films[k : k + batch_size])).float().cpu()
-            for k in range(0, len(films), batch_size)
-        ]
-    return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
+        return _encode_films(
+            encode, films, root, config.image_size, weight.device, batch_size
+        )
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #1b58d2c2
+def _weight_bytes(x):
+    "A tensor's numbers as bytes."
+    flat = x.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _stamp(path):
+    "Size and time of a file; None if there is none (the films lie in a cache)."
+    if not os.path.isfile(path):
+        return None
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
+
+
 def features_key(
     model: CXRCLIP,
     films: Sequence[str],  # paths below root
@@ -83,39 +107,44 @@ def features_key(
     features: str = 'encoder',
 ) -> str:  # 32 letters
     "Fingerprint of the image tower, its preprocessing, and the films."
-    h = hashlib.blake2b(digest_size=16)
+    weights = model.image_encoder.state_dict()
+    for name, x in model.image_projection.state_dict().items():
+        weights[f'projection.{name}'] = x
+    digest = hashlib.blake2b(digest_size=16)
+    for name, x in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(_weight_bytes(x))
+    stamps = [(str(f), _stamp(Path(root) / f)) for f in films]
+    cache_settings = getattr(open_films(root), 'settings', None)
     c = model.config
-    state = model.image_encoder.state_dict() | {
-        f'projection.{k}': v for k, v in model.image_projection.state_dict().items()
-    }
-    for k, v in sorted(state.items()):
-        h.update(k.encode())
-        h.update(
-            v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
-    stamp = lambda p: (
-        (os.stat(p).st_size, os.stat(p).st_mtime_ns) if os.path.isfile(p) else None
+    settings = (
+        features,
+        c.image_encoder,
+        c.image_pool,
+        c.image_size,
+        c.image_mean,
+        c.image_std,
+        (stamps, cache_settings),
     )
-    held = (
-        [(str(f), stamp(Path(root) / f)) for f in films],
-        getattr(open_films(root), 'settings', None),
-    )
-    h.update(
-        repr(
-            (
-                features,
-                c.image_encoder,
-                c.image_pool,
-                c.image_size,
-                c.image_mean,
-                c.image_std,
-                held,
-            )
-        ).encode()
-    )
-    return h.hexdigest()
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #3ee16d67
+def _film_paths(studies):
+    "The films of all studies, each once."
+    return list(dict.fromkeys(film for cell in studies.images for film in cell))
+
+
+def _study_means(rows, films, studies):
+    "The mean over the films of each study; `rows` belong to `films`."
+    place = {film: k for k, film in enumerate(films)}
+    means = []
+    for cell in studies.images:
+        own = [place[film] for film in cell]
+        means.append(rows[own].mean(0))
+    return np.stack(means)
+
+
 def extract(
     model: CXRCLIP,
     studies: pd.DataFrame,  # a study table
@@ -128,28 +157,27 @@ def extract(
 
     Raises: `ValueError` naming a damaged file of the cache.
     """
-    films = list(dict.fromkeys(f for cell in studies.images for f in cell))
-    place = {f: i for i, f in enumerate(films)}
-    path = (
-        None
-        if cache is None
-        else Path(cache) / f'{features_key(model, films, root, features)}.npy'
-    )
+    films = _film_paths(studies)
+    path = None
+    if cache is not None:
+        path = Path(cache) / f'{features_key(model, films, root, features)}.npy'
     if path is not None and path.is_file():
         x = _load(path, len(films))
     else:
         x = film_features(model, films, root, features, batch_size)
         if path is not None:
             _store(path, x)
-    return np.stack([x[[place[f] for f in cell]].mean(0) for cell in studies.images])
+    return _study_means(x, films, studies)
 
 
 def _store(path, x):
+    "Write an array, whole or not at all."
     with atomic_path(path) as tmp, open(tmp, 'wb') as f:
         np.save(f, x)
 
 
 def _load(path, n):
+    "Read the features of `n` films."
     try:
         x = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
@@ -177,39 +205,44 @@ def take_share(
 # %% ../../nbs/4_evidence/42_probe.ipynb #c2e9906b
 def _splits(studies):
     "Masks of the three splits; they must be there and share no patient."
-    masks = {s: (studies.split == s).to_numpy() for s in ('train', 'valid', 'test')}
-    if empty := [s for s, m in masks.items() if not m.any()]:
+    masks = {s: (studies.split == s).to_numpy() for s in SPLITS}
+    empty = [s for s, m in masks.items() if not m.any()]
+    if empty:
         raise ValueError(f'no study has split {empty}; see `split_by_patient`')
-    where = studies.groupby('patient_id').split.nunique()
-    if (both := where.index[where > 1]).size:
+    n_splits = studies.groupby('patient_id').split.nunique()
+    both = n_splits.index[n_splits > 1]
+    if both.size:
         raise ValueError(
             f'{both.size} patients are in more than one split, first {both[0]}'
         )
     return masks
 
 
-def _usable(studies, labels, masks):
-    "Labels to be judged, their truth [N, C], and why others are left out."
-    labels = (
-        [l for l in LABELS if l != 'No Finding'] if labels is None else list(labels)
-    )
-    truth, out = label_matrix(studies, labels), {}
-    for label, t in zip(labels, truth.T):
-        lacks = [
-            f'no {kind} in {s}'
-            for s, m in masks.items()
-            for kind, v in (('positive', 1), ('negative', 0))
-            if not (t[m] == v).any()
-        ]
-        if lacks:
-            out[label] = ', '.join(lacks)
-    keep = [c for c, l in enumerate(labels) if l not in out]
+def _lacking(truth, masks):
+    "What one finding lacks to be evaluated; '' if nothing."
+    lacking = []
+    for split, mask in masks.items():
+        for kind, value in (('positive', 1), ('negative', 0)):
+            if not (truth[mask] == value).any():
+                lacking.append(f'no {kind} in {split}')
+    return ', '.join(lacking)
+
+
+def _evaluable(studies, labels, masks):
+    "Labels that can be evaluated, their truth [N, C], and why others are left out."
+    if labels is None:
+        labels = [l for l in LABELS if l != 'No Finding']
+    labels = list(labels)
+    truth = label_matrix(studies, labels)
+    lacking = {l: _lacking(t, masks) for l, t in zip(labels, truth.T)}
+    left_out = {l: why for l, why in lacking.items() if why}
+    keep = [c for c, l in enumerate(labels) if l not in left_out]
     if not keep:
+        reasons = '; '.join(f'{l}: {why}' for l, why in left_out.items())
         raise ValueError(
-            'no label has positives and negatives in train, valid and test: '
-            + '; '.join(f'{l}: {why}' for l, why in out.items())
+            'no label has positives and negatives in train, valid and test: ' + reasons
         )
-    return [labels[c] for c in keep], truth[:, keep], out
+    return [labels[c] for c in keep], truth[:, keep], left_out
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #85e79f0d
 def fit_probe(
@@ -218,31 +251,26 @@ def fit_probe(
     C: float = 1.0,  # inverse strength of the penalty, > 0
 ):  # a scikit-learn pipeline
     "Standardise, then logistic regression."
-    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5000)).fit(
-        x, y
-    )
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5000))
+    return probe.fit(x, y)
 
 
-def _judge(studies, mask, y, score, n_boot, seed):
+def _auroc_with_interval(studies, mask, y, score, n_boot, seed):
     "AUROC with its interval over patients on the known rows of a split."
-    draws = auroc(
-        y[mask], score, patient_weights(studies.patient_id[mask], n_boot, seed)
-    )
+    weights = patient_weights(studies.patient_id[mask], n_boot, seed)
+    draws = auroc(y[mask], score, weights)
     low, high = interval(np.atleast_1d(draws))
     return dict(auroc=float(auroc(y[mask], score)), low=low, high=high)
 
 
 def _choose(x, y, fit, valid, Cs):
     "The best of the probes by validation AUROC: (probe, C, AUROC)."
-    tried = [
-        (
-            p := fit_probe(x[fit], y[fit], C),
-            C,
-            float(auroc(y[valid], p.decision_function(x[valid]))),
-        )
-        for C in sorted(Cs)
-    ]
-    return max(tried, key=lambda t: t[2])
+    tried = []
+    for C in sorted(Cs):
+        probe = fit_probe(x[fit], y[fit], C)
+        score = probe.decision_function(x[valid])
+        tried.append((probe, C, float(auroc(y[valid], score))))
+    return max(tried, key=lambda t: t[2])  # of equal ones the first
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #68ea4016
 def _probe_row(x, studies, y, masks, sample, Cs, n_boot, seed):
@@ -253,22 +281,22 @@ def _probe_row(x, studies, y, masks, sample, Cs, n_boot, seed):
     if row['n_pos'] in (0, row['n_train']):
         return row | dict(C=np.nan, valid=np.nan, auroc=np.nan, low=np.nan, high=np.nan)
     probe, C, valid = _choose(x, y, fit, masks['valid'] & known, Cs)
+    row.update(C=C, valid=valid)
     test = masks['test'] & known
-    return (
-        row
-        | dict(C=C, valid=valid)
-        | _judge(studies, test, y, probe.decision_function(x[test]), n_boot, seed)
-    )
+    score = probe.decision_function(x[test])
+    return row | _auroc_with_interval(studies, test, y, score, n_boot, seed)
 
 
 def _sample(studies, masks, share, seed):
     "The share of the training studies, as a mask over all."
-    out = np.zeros(len(studies), bool)
-    out[masks['train']] = take_share(studies.patient_id[masks['train']], share, seed)
-    return out
+    train = masks['train']
+    sample = np.zeros(len(studies), bool)
+    sample[train] = take_share(studies.patient_id[train], share, seed)
+    return sample
 
 
 def _features(model, studies, root, features, cache):
+    "Features [N, F]: of a model, or given ones, checked."
     if isinstance(model, nn.Module):
         if root is None:
             raise ValueError('a model needs root, the folder of the films')
@@ -278,11 +306,9 @@ def _features(model, studies, root, features, cache):
         raise ValueError(
             f'features must be [{len(studies)}, F], a row a study, got {list(x.shape)}'
         )
-    if not np.isfinite(x).all():
-        raise ValueError(
-            'features hold NaN or infinity, first in row '
-            f'{np.flatnonzero(~np.isfinite(x).all(1))[0]}'
-        )
+    broken = np.flatnonzero(~np.isfinite(x).all(1))
+    if broken.size:
+        raise ValueError(f'features hold NaN or infinity, first in row {broken[0]}')
     return x
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #b6da5dc0
@@ -296,13 +322,8 @@ def linear_probe(
     shares: Sequence[float] = (0.01, 0.1, 1.0),  # of the training patients
     # of the draws of patients; all of them are drawn once, for the first seed
     seeds: Sequence[int] = (0, 1, 2),
-    Cs: Sequence[float] = (
-        1e-3,
-        0.01,
-        0.1,
-        1.0,
-        10.0,
-    ),  # inverse penalties to choose from
+    # inverse penalties to choose from
+    Cs: Sequence[float] = (1e-3, 0.01, 0.1, 1.0, 10.0),
     features: str = 'encoder',  # see `film_features`
     cache: str | Path | None = None,  # folder to keep features in
     n_boot: int = 500,
@@ -317,21 +338,19 @@ def linear_probe(
         raise ValueError(f'Cs must be above 0, got {list(Cs)}')
     studies = studies.reset_index(drop=True)
     masks = _splits(studies)
-    labels, truth, out = _usable(studies, labels, masks)
+    labels, truth, left_out = _evaluable(studies, labels, masks)
     x = _features(model, studies, root, features, cache)
-    pairs = [
-        (share, seed, _sample(studies, masks, share, seed))
-        for share in shares
-        for seed in (seeds if share < 1 else seeds[:1])
-    ]
-    rows = [
-        dict(share=share, seed=seed, finding=label)
-        | _probe_row(x, studies, y, masks, sample, Cs, n_boot, seed)
-        for share, seed, sample in pairs
-        for label, y in zip(labels, truth.T)
-    ]
+    samples = []
+    for share in shares:
+        for seed in seeds if share < 1 else seeds[:1]:
+            samples.append((share, seed, _sample(studies, masks, share, seed)))
+    rows = []
+    for share, seed, sample in samples:
+        for label, y in zip(labels, truth.T):
+            row = _probe_row(x, studies, y, masks, sample, Cs, n_boot, seed)
+            rows.append(dict(share=share, seed=seed, finding=label) | row)
     table = pd.DataFrame(rows)
-    table.attrs['left_out'] = out
+    table.attrs['left_out'] = left_out
     return table
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #e15dceed
@@ -345,14 +364,14 @@ def efficiency(
     `.attrs['findings']`: those judged in each sample.
     Raises: `ValueError` if no finding was judged in all samples.
     """
-    wide = table.pivot(
-        index=['share', 'seed'], columns='finding', values='auroc'
-    ).dropna(axis=1)
+    wide = table.pivot(index=['share', 'seed'], columns='finding', values='auroc')
+    wide = wide.dropna(axis=1)
     if wide.empty:
         raise ValueError(
             'no finding was judged in every sample: give larger shares, or fewer labels'
         )
-    curve = wide.mean(axis=1).groupby('share').agg(auroc='mean', low='min', high='max')
+    by_share = wide.mean(axis=1).groupby('share')
+    curve = by_share.agg(auroc='mean', low='min', high='max')
     curve.attrs['findings'] = list(wide.columns)
     return curve
 
@@ -362,13 +381,15 @@ def show_efficiency(
     ax: Axes | None = None,
 ) -> Axes:
     "Curves over the share of labels, the seeds as a band."
-    ax = ax or plt.subplots(figsize=(4.2, 2.6), layout='constrained')[1]
-    for k, (name, c) in enumerate(curves.items()):
-        ax.semilogx(100 * c.index, c.auroc, 'o-', ms=3, label=name, color=PALETTE[k])
-        ax.fill_between(100 * c.index, c.low, c.high, color=PALETTE[k], alpha=0.15)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.2, 2.6), layout='constrained')
+    for color, (name, curve) in zip(PALETTE, curves.items()):
+        percent = 100 * curve.index
+        ax.semilogx(percent, curve.auroc, 'o-', ms=3, label=name, color=color)
+        ax.fill_between(percent, curve.low, curve.high, color=color, alpha=0.15)
     ax.axhline(0.5, ls=':', color='k', lw=0.8)
     ax.set(xlabel='labels used (% of training patients)', ylabel='mean AUROC')
-    ax.legend(fontsize=7)
+    ax.legend()
     return ax
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #728a92fa
@@ -385,8 +406,9 @@ def known_bce(
 
 
 class Classifier(nn.Module):
-    """An image tower with a linear head: films as `prepare_films` takes them -> logits
-    `[B, C]`; the tower is a copy.
+    """An image tower with a linear head; the tower is a copy.
+
+    In: films as `prepare_films` takes them. Returns: logits `[B, C]`.
     """
 
     def __init__(
@@ -395,19 +417,17 @@ class Classifier(nn.Module):
         n: int,  # findings, C
     ):
         super().__init__()
-        self.config, self.image_encoder = (
-            model.config,
-            copy.deepcopy(model.image_encoder),
-        )
-        self.norm, self.head = (
-            nn.LayerNorm(self.image_encoder.width, elementwise_affine=False),
-            nn.Linear(self.image_encoder.width, n),
-        )
+        self.config = model.config
+        self.image_encoder = copy.deepcopy(model.image_encoder)
+        width = self.image_encoder.width
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.head = nn.Linear(width, n)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.image_encoder(prepare_films(x, self.config))))
+        features = self.image_encoder(prepare_films(x, self.config))
+        return self.head(self.norm(features))
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #9945b7a6
 @dataclass
@@ -437,42 +457,38 @@ class FineTune:
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #dee0a9ec
 class LabelledFilms(Dataset):
-    """Two augmented views of a study with its labels: `dict(images uint8 [2, 1, S, S],
-    truth float32 [C], study_id)`; `LabelledFilms(studies, root, truth [N, C], size,
-    seed)`.
+    """Two augmented views of each study, with its labels.
+
+    An item: `dict(images uint8 [2, 1, S, S], truth float32 [C], study_id)`.
     """
 
     def __init__(
         self,
-        studies: pd.DataFrame,
-        root: str | Path,
-        truth: np.ndarray,
-        size: int,
+        studies: pd.DataFrame,  # a study table, N rows
+        root: str | Path,  # folder of the films, or a film cache
+        truth: np.ndarray,  # [N, C] 1, 0 or NaN (unknown)
+        size: int,  # S, pixels
         seed: int = 0,
     ):
-        self.rows, self.read, self.truth, self.size, self.seed = (
-            studies.to_dict('records'),
-            open_films(root),
-            torch.tensor(truth, dtype=torch.float32),
-            size,
-            seed,
-        )
+        self.rows = studies.to_dict('records')
+        self.read = open_films(root)
+        self.truth = torch.tensor(truth, dtype=torch.float32)
+        self.size = size
+        self.seed = seed
+        # the epoch; worker processes see it change
         self.counter = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, k: int) -> dict:
-        images = study_images(
-            self.rows[k],
-            self.read,
-            self.size,
-            rng_for(self.seed, 'probe', int(self.counter), k),
-        )
+        row = self.rows[k]
+        rng = rng_for(self.seed, 'probe', int(self.counter), k)
+        images = study_images(row, self.read, self.size, rng)
         return dict(
             images=torch.from_numpy(images)[:, None],
             truth=self.truth[k],
-            study_id=self.rows[k]['study_id'],
+            study_id=row['study_id'],
         )
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #74acbf95
@@ -483,49 +499,39 @@ def predict(
     batch_size: int = 64,  # films at once
 ) -> np.ndarray:  # [N, C] mean logit of the films of each study
     "Scores of studies; no augmentation."
-    films = list(dict.fromkeys(f for cell in studies.images for f in cell))
-    place = {f: i for i, f in enumerate(films)}
-    read, size, device = (
-        open_films(root),
-        classifier.config.image_size,
-        classifier.head.weight.device,
-    )
-    batch = lambda part: torch.from_numpy(
-        np.stack([eval_view(read(f), size) for f in part])
-    )[:, None].to(device)
+    films = _film_paths(studies)
+    size = classifier.config.image_size
+    device = classifier.head.weight.device
     with eval_mode(classifier):
-        x = torch.cat(
-            [
-                classifier(batch(films[k : k + batch_size])).float().cpu()
-                for k in range(0, len(films), batch_size)
-            ]
-        ).numpy()
-    return np.stack([x[[place[f] for f in cell]].mean(0) for cell in studies.images])
+        logits = _encode_films(classifier, films, root, size, device, batch_size)
+    return _study_means(logits, films, studies)
 
 
 def _mean_auroc(truth, score):
-    values = [
-        auroc(t[k], s[k]) for t, s in zip(truth.T, score.T) for k in [~np.isnan(t)]
-    ]
+    "Mean over the findings that can be judged; NaN if none can."
+    values = []
+    for t, s in zip(truth.T, score.T):
+        known = ~np.isnan(t)
+        values.append(auroc(t[known], s[known]))
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #7a80ddaf
 def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
-    "One optimiser step; its loss."
-    lr = config.lr * lr_factor(step, config.steps, int(config.warmup * config.steps))
+    "One optimiser step; its loss and learning rate."
+    warmup = int(config.warmup * config.steps)
+    lr = config.lr * lr_factor(step, config.steps, warmup)
     for group in optimizer.param_groups:
         group['lr'] = lr
-    generator = torch.Generator(batch['images'].device).manual_seed(
-        int(rng_for(seed, 'jitter', step).integers(2**31))
-    )
+    generator = torch.Generator(batch['images'].device)
+    generator.manual_seed(int(rng_for(seed, 'jitter', step).integers(2**31)))
     # [B, 2, 1, S, S] -> [2B, 1, S, S]
     films = jitter(batch['images'].flatten(0, 1), generator)
     optimizer.zero_grad()
     loss = known_bce(model(films), batch['truth'].repeat_interleave(2, 0))
     if not torch.isfinite(loss):
+        studies = ', '.join(batch['study_id'])
         raise FloatingPointError(
-            f'the loss is {loss.item()} at step {step}; studies of the '
-            f'batch: {", ".join(batch["study_id"])}'
+            f'the loss is {loss.item()} at step {step}; studies of the batch: {studies}'
         )
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -533,44 +539,55 @@ def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
     return dict(loss=loss.item(), lr=lr)
 
 
+def _is_check(step, config):
+    "Does a validation follow this step (1 to `config.steps`)?"
+    checks_before = (step - 1) * config.checks // config.steps
+    return step * config.checks // config.steps > checks_before
+
+
+def _batches(loader):
+    "The batches of one epoch after another, without end."
+    epoch = 0
+    while True:
+        loader.dataset.counter.fill_(epoch)
+        yield from loader
+        epoch += 1
+
+
+class _Best:
+    "Weights of the best validation: the first of equals, the last if none is a number."
+
+    def __init__(self):
+        self.score, self.weights = -math.inf, None
+
+    def offer(self, score, model):
+        if self.weights is None or score > self.score or math.isnan(self.score):
+            self.score = score
+            self.weights = copy.deepcopy(model.state_dict())
+
+
 def _fit(classifier, loader, config, seed, validate):
-    """Train; the history, with the classifier as it was at the best validation (the
-    first one of equals; the last if none can be judged).
-    """
+    "Train; the classifier as it was at its best validation, and the history."
     AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
-    optimizer = torch.optim.AdamW(
-        param_groups(classifier, config.weight_decay), lr=config.lr
-    )
+    groups = param_groups(classifier, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr)
     model, optimizer, loader = accelerator.prepare(classifier, optimizer, loader)
-    history, best, epoch = [], (-math.inf, None), 0
-    while len(history) < config.steps:
-        loader.dataset.counter.fill_(epoch)
-        epoch += 1
-        for batch in loader:
-            model.train()
-            history.append(
-                dict(step=len(history) + 1)
-                | _fit_step(
-                    model, optimizer, batch, config, accelerator, len(history), seed
-                )
-            )
-            if (
-                len(history) * config.checks // config.steps
-                > (len(history) - 1) * config.checks // config.steps
-            ):
-                bare = accelerator.unwrap_model(model)
-                history[-1]['valid'] = score = validate(bare)
-                if best[1] is None or score > best[0] or math.isnan(best[0]):
-                    best = score, copy.deepcopy(bare.state_dict())
-            if len(history) == config.steps:
-                break
-    bare = accelerator.unwrap_model(model)
-    bare.load_state_dict(best[1])
-    return bare.eval(), pd.DataFrame(history)
+    unwrapped = accelerator.unwrap_model(model)
+    history, best = [], _Best()
+    for step, batch in zip(range(config.steps), _batches(loader)):
+        model.train()
+        row = _fit_step(model, optimizer, batch, config, accelerator, step, seed)
+        history.append(dict(step=step + 1) | row)
+        if _is_check(step + 1, config):
+            score = validate(unwrapped)
+            history[-1]['valid'] = score
+            best.offer(score, unwrapped)
+    unwrapped.load_state_dict(best.weights)
+    return unwrapped.eval(), pd.DataFrame(history)
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #794e0f2f
 @dataclass
@@ -584,17 +601,17 @@ class FineTuned:
     table: pd.DataFrame
 
 
-def _tuned_row(studies, y, score, masks, keep, n_boot, seed):
+def _tuned_row(studies, y, score, masks, sample, n_boot, seed):
+    "Row of one finding after fine-tuning."
     known = ~np.isnan(y)
-    fit, (valid, test) = keep & known, (masks[s] & known for s in ('valid', 'test'))
+    fit = sample & known
     row = dict(n_train=int(fit.sum()), n_pos=int((y[fit] == 1).sum()))
     if row['n_pos'] in (0, row['n_train']):
         return row | dict(valid=np.nan, auroc=np.nan, low=np.nan, high=np.nan)
-    return (
-        row
-        | dict(valid=float(auroc(y[valid], score[valid])))
-        | _judge(studies, test, y, score[test], n_boot, seed)
-    )
+    valid = masks['valid'] & known
+    row['valid'] = float(auroc(y[valid], score[valid]))
+    test = masks['test'] & known
+    return row | _auroc_with_interval(studies, test, y, score[test], n_boot, seed)
 
 
 def fresh_weights(
@@ -602,13 +619,23 @@ def fresh_weights(
 ) -> CXRCLIP:  # the same towers and preprocessing, weights drawn anew
     "What pre-training is compared with: the same model before any training."
     seed_everything(seed)
-    new = CXRCLIP(
-        replace(model.config, pretrained=False, image_weights=None, about=None),
-        model.tokenizer,
-    )
+    config = replace(model.config, pretrained=False, image_weights=None, about=None)
+    new = CXRCLIP(config, model.tokenizer)
     return new.to(model.logit_scale.device).eval()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #3ac8e094
+def _train_loader(studies, root, truth, size, config, seed):
+    "Labelled films in the order of `seed`, in whole batches."
+    data = LabelledFilms(studies, root, truth, size, seed)
+    return DataLoader(
+        data,
+        min(config.batch_size, len(data)),
+        sampler=EpochSampler(len(data), seed, data.counter),
+        drop_last=True,
+        num_workers=config.num_workers,
+    )
+
+
 def fine_tune(
     model: CXRCLIP,  # its image tower is copied and trained
     studies: pd.DataFrame,  # a study table with the splits train, valid, test
@@ -619,42 +646,32 @@ def fine_tune(
     config: FineTune = FineTune(),
     n_boot: int = 500,
 ) -> FineTuned:
-    """Train tower and head on a share of the labels; NaN for findings of which the
-    sample has one kind only; errors as `linear_probe`.
+    """Train tower and head on a share of the labels.
+
+    Returns: NaN for findings of which the sample has one kind only.
+    Raises: as `linear_probe`.
     """
     studies = studies.reset_index(drop=True)
     masks = _splits(studies)
-    labels, truth, out = _usable(studies, labels, masks)
-    keep = _sample(studies, masks, share, seed)
+    labels, truth, left_out = _evaluable(studies, labels, masks)
+    sample = _sample(studies, masks, share, seed)
     valid, test = studies[masks['valid']], studies[masks['test']]
-    data = LabelledFilms(
-        studies[keep], root, truth[keep], model.config.image_size, seed
-    )
+    size = model.config.image_size
     seed_everything(seed)
-    loader = DataLoader(
-        data,
-        min(config.batch_size, len(data)),
-        sampler=EpochSampler(len(data), seed, data.counter),
-        drop_last=True,
-        num_workers=config.num_workers,
-    )
-    classifier, history = _fit(
-        Classifier(model, len(labels)),
-        loader,
-        config,
-        seed,
-        lambda c: _mean_auroc(truth[masks['valid']], predict(c, valid, root)),
-    )
+    loader = _train_loader(studies[sample], root, truth[sample], size, config, seed)
+
+    def validate(classifier):
+        return _mean_auroc(truth[masks['valid']], predict(classifier, valid, root))
+
+    new = Classifier(model, len(labels))
+    classifier, history = _fit(new, loader, config, seed, validate)
     scores = np.full(truth.shape, np.nan)
-    scores[masks['valid']], scores[masks['test']] = (
-        predict(classifier, valid, root),
-        predict(classifier, test, root),
-    )
-    rows = [
-        dict(share=share, seed=seed, finding=l)
-        | _tuned_row(studies, y, s, masks, keep, n_boot, seed)
-        for l, y, s in zip(labels, truth.T, scores.T)
-    ]
+    scores[masks['valid']] = predict(classifier, valid, root)
+    scores[masks['test']] = predict(classifier, test, root)
+    rows = []
+    for label, y, score in zip(labels, truth.T, scores.T):
+        row = _tuned_row(studies, y, score, masks, sample, n_boot, seed)
+        rows.append(dict(share=share, seed=seed, finding=label) | row)
     table = pd.DataFrame(rows)
-    table.attrs['left_out'] = out
+    table.attrs['left_out'] = left_out
     return FineTuned(classifier, labels, history, table)

@@ -10,7 +10,6 @@ __all__ = ['TIE', 'KS', 'image_ranks', 'text_ranks', 'by_study', 'chance_levels'
 import textwrap
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from functools import reduce
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,65 +28,76 @@ from ..plots import PALETTE, show_films
 TIE = 1e-12  # cosines in double precision that differ by less are equal
 
 
-def _groups(texts, n):
+def _distinct_texts(texts, n):
     "Number of each item's distinct text, and the first item of each distinct text."
     if texts is None:
         return np.arange(n), np.arange(n)
-    codes = pd.factorize(pd.Series(list(texts)))[0]
-    return codes, np.unique(codes, return_index=True)[1]
+    codes, _ = pd.factorize(pd.Series(list(texts)))
+    _, first = np.unique(codes, return_index=True)
+    return codes, first
 
 
 def _cosines(a, b):
-    """Cosine of each item of `a` [V, Q, D] with each of `b` [W, C, D], [Q, C]; of items
-    with several vectors the largest.
+    """Cosine of each item of `a` [V, Q, D] with each of `b` [W, C, D].
+
+    Returns: [Q, C]; of items with several vectors the largest.
     """
-    return reduce(torch.maximum, (x.double() @ y.double().T for x in a for y in b))
+    best = None
+    for x in a:
+        for y in b:
+            cosine = x.double() @ y.double().T
+            best = cosine if best is None else torch.maximum(best, cosine)
+    return best
 
 
 def _counts(a, b, own, chunk):
-    """How many items of `b` score above `own` [Q] with each item of `a`, and how many
-    the same: block by block.
+    """How many of `b` score above `own` [Q] with each item of `a`, and how many equal.
+
+    Block by block.
     """
-    higher, equal = torch.zeros(2, len(own), dtype=torch.long, device=own.device)
+    higher = torch.zeros(len(own), dtype=torch.long, device=own.device)
+    equal = torch.zeros_like(higher)
     for i in range(0, a.shape[1], chunk):
         rows = slice(i, i + chunk)
         for j in range(0, b.shape[1], chunk):
-            d = _cosines(a[:, rows], b[:, j : j + chunk]).sub_(own[rows, None])
-            above = (d > TIE).sum(1)
+            block = _cosines(a[:, rows], b[:, j : j + chunk])
+            block.sub_(own[rows, None])
+            above = (block > TIE).sum(1)
             higher[rows] += above
-            equal[rows] += (d >= -TIE).sum(1) - above
+            equal[rows] += (block >= -TIE).sum(1) - above
     return higher.cpu().numpy(), equal.cpu().numpy()
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #2027683c
-def _sides(image, text, texts):
+def _films_and_texts(image, text, texts):
     "Films [V, N, D], number of each item's text [N], the distinct texts [M, D]."
-    codes, first = _groups(texts, len(text))
-    x = image if image.ndim == 3 else image[None]
+    codes, first = _distinct_texts(texts, len(text))
+    films = image if image.ndim == 3 else image[None]
     # it knows no double precision
-    if x.device.type == 'mps':
-        x, text = x.cpu(), text.cpu()
-    return (
-        x,
-        torch.as_tensor(codes, device=x.device),
-        text[torch.as_tensor(first, device=text.device)],
-    )
+    if films.device.type == 'mps':
+        films, text = films.cpu(), text.cpu()
+    codes = torch.as_tensor(codes, device=films.device)
+    first = torch.as_tensor(first, device=text.device)
+    return films, codes, text[first]
 
 
-def _own(x, codes, distinct, chunk):
+def _own_cosines(films, codes, distinct, chunk):
     "Cosine of each study with its own text [N]."
-    part = lambda i: (
-        (x[:, i : i + chunk].double() * distinct[codes[i : i + chunk]].double())
-        .sum(-1)
-        .amax(0)
-    )
-    return torch.cat([part(i) for i in range(0, len(codes), chunk)])
+    parts = []
+    for i in range(0, len(codes), chunk):
+        rows = slice(i, i + chunk)
+        own = distinct[codes[rows]]
+        products = films[:, rows].double() * own.double()
+        parts.append(products.sum(-1).amax(0))
+    return torch.cat(parts)
 
 
-def _image_side(image, text, texts, chunk):
+def _image_to_text(image, text, texts, chunk):
     "Rank and average precision of each film's text."
-    x, codes, distinct = _sides(image, text, texts)
-    higher, equal = _counts(x, distinct[None], _own(x, codes, distinct, chunk), chunk)
-    return 1 + higher + 0.5 * (equal - 1), 1 / (higher + equal)
+    films, codes, distinct = _films_and_texts(image, text, texts)
+    own = _own_cosines(films, codes, distinct, chunk)
+    higher, equal = _counts(films, distinct[None], own, chunk)
+    ranks = 1 + higher + 0.5 * (equal - 1)
+    return ranks, 1 / (higher + equal)
 
 
 def image_ranks(
@@ -99,23 +109,27 @@ def image_ranks(
     chunk: int = 1024,  # side of the block of similarities at once
 ) -> np.ndarray:  # [N] expected rank of each film's own text, from 1
     "Image-to-text ranks among the distinct texts."
-    return _image_side(image, text, texts, chunk)[0]
+    ranks, _ = _image_to_text(image, text, texts, chunk)
+    return ranks
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #5e323599
-def _text_side(image, text, texts, chunk):
+def _text_to_image(image, text, texts, chunk):
     "Rank of the best right film, and average precision, of each study's text."
-    x, codes, distinct = _sides(image, text, texts)
-    own = _own(x, codes, distinct, chunk)
-    higher, equal = _counts(distinct[codes][None], x, own, chunk)
-    by_text = lambda values: pd.Series(values).groupby(codes.cpu().numpy())
-    right = by_text(own.cpu().numpy().round(12))
-    above = right.rank(method='min', ascending=False) - 1  # right films above this one
+    films, codes, distinct = _films_and_texts(image, text, texts)
+    own = _own_cosines(films, codes, distinct, chunk)
+    higher, equal = _counts(distinct[codes][None], films, own, chunk)
+    codes = codes.cpu().numpy()
+    right = pd.Series(own.cpu().numpy().round(12)).groupby(codes)
+    right_above = right.rank(method='min', ascending=False) - 1
     # right films at least as good, itself included
-    least = right.rank(method='max', ascending=False)
-    ranks = 1 + higher - above + 0.5 * (equal - (least - above))  # among the wrong ones
-    return by_text(ranks).transform('min').to_numpy(), by_text(
-        least / (higher + equal)
-    ).transform('mean').to_numpy()
+    right_as_good = right.rank(method='max', ascending=False)
+    wrong_above = higher - right_above
+    wrong_equal = equal - (right_as_good - right_above)
+    ranks = 1 + wrong_above + 0.5 * wrong_equal
+    precision = right_as_good / (higher + equal)
+    best_rank = ranks.groupby(codes).transform('min')
+    average_precision = precision.groupby(codes).transform('mean')
+    return best_rank.to_numpy(), average_precision.to_numpy()
 
 
 def text_ranks(
@@ -129,7 +143,8 @@ def text_ranks(
 
     Returns: [N] expected rank of the best right film for each study's text, from 1.
     """
-    return _text_side(image, text, texts, chunk)[0]
+    ranks, _ = _text_to_image(image, text, texts, chunk)
+    return ranks
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #a8463294
 def _check_films(image, films, n):
@@ -141,8 +156,9 @@ def _check_films(image, films, n):
         raise ValueError(
             f'films must name studies 0 to {n - 1}, got {films.min()} to {films.max()}'
         )
-    if (bare := np.flatnonzero(np.bincount(films, minlength=n) == 0)).size:
-        raise ValueError(f'{bare.size} studies have no film, first {bare[0]}')
+    without = np.flatnonzero(np.bincount(films, minlength=n) == 0)
+    if len(without):
+        raise ValueError(f'{len(without)} studies have no film, first {without[0]}')
 
 
 def by_study(
@@ -160,44 +176,48 @@ def by_study(
         raise ValueError(f"combine: 'mean' or 'best', got {combine!r}")
     films = np.asarray(films, int)
     _check_films(image, films, n)
-    size = np.bincount(films, minlength=n)
     if combine == 'mean':
-        return F.normalize(
-            image.new_zeros(n, image.shape[1]).index_add_(
-                0, torch.as_tensor(films, device=image.device), image
-            ),
-            dim=-1,
-        )[None]
-    order, start = np.argsort(films, kind='stable'), np.cumsum(size) - size
-    return torch.stack(
-        [
-            image[torch.as_tensor(order[start + v % size], device=image.device)]
-            for v in range(size.max())
-        ]
-    )
+        owner = torch.as_tensor(films, device=image.device)
+        total = image.new_zeros(n, image.shape[1])
+        total.index_add_(0, owner, image)
+        return F.normalize(total, dim=-1)[None]
+    size = np.bincount(films, minlength=n)
+    order = np.argsort(films, kind='stable')
+    start = np.cumsum(size) - size  # of each study in `order`
+    views = []
+    for v in range(size.max()):
+        # a study with fewer films begins again with its first
+        rows = torch.as_tensor(order[start + v % size], device=image.device)
+        views.append(image[rows])
+    return torch.stack(views)
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #d8137082
 KS = (1, 5, 10)
 
 
 def _chance(n, m, ks):
-    """Of random orders of n candidates, with m [Q] of them right: recall at each K,
-    median rank, mean average precision.
+    """What random orders of n candidates give, with m [Q] of them right.
+
+    Returns: recall at each K, median rank, mean average precision.
     """
     kinds, times = np.unique(m, return_counts=True)
-    mean = lambda x: float(np.average(np.broadcast_to(x, kinds.shape), weights=times))
-    share = lambda k: mean(hypergeom.sf(0, n, kinds, min(k, n)))
+
+    def mean(by_kind):
+        "Mean over the queries of a number that each kind of query has."
+        by_kind = np.broadcast_to(by_kind, kinds.shape)
+        return float(np.average(by_kind, weights=times))
+
+    def recall(k):
+        "Share of queries with a right candidate among the first k."
+        return mean(hypergeom.sf(0, n, kinds, min(k, n)))
+
+    # the first place by which half of the queries have found, and more than half
     places = range(1, n + 1)
-    median = 1 + 0.5 * (
-        bisect_left(places, 0.5 - 1e-9, key=share)
-        + bisect_right(places, 0.5 + 1e-9, key=share)
-    )
-    h = (1 / np.arange(1, n + 1)).sum()
-    return (
-        [100 * share(k) for k in ks],
-        median,
-        100 * mean((h + (kinds - 1) / max(n - 1, 1) * (n - h)) / n),
-    )
+    half = places[bisect_left(places, 0.5 - 1e-9, key=recall)]
+    more = places[bisect_right(places, 0.5 + 1e-9, key=recall)]
+    harmonic = (1 / np.arange(1, n + 1)).sum()
+    ap = (harmonic + (kinds - 1) / max(n - 1, 1) * (n - harmonic)) / n
+    return [100 * recall(k) for k in ks], 0.5 * (half + more), 100 * mean(ap)
 
 
 def chance_levels(
@@ -209,61 +229,71 @@ def chance_levels(
 
     Returns: by metric of `retrieval_metrics`; percent but for the median ranks.
     """
-    codes, first = _groups(texts, n)
-    result, rest = {}, {}
-    for way, size, m in (
-        ('i2t', len(first), np.ones(n, int)),
-        ('t2i', n, np.bincount(codes)[codes]),
+    codes, first = _distinct_texts(texts, n)
+    one_text = np.ones(n, int)
+    films_of_text = np.bincount(codes)[codes]
+    recalls, rest = {}, {}
+    for way, size, n_right in (
+        ('i2t', len(first), one_text),
+        ('t2i', n, films_of_text),
     ):
-        recalls, median, ap = _chance(size, m, ks)
-        result |= {f'{way}_R@{k}': r for k, r in zip(ks, recalls)}
+        values, median, ap = _chance(size, n_right, ks)
+        recalls |= {f'{way}_R@{k}': r for k, r in zip(ks, values)}
         rest |= {f'{way}_MdR': median, f'{way}_mAP': ap}
-    return _ordered(result, rest)
+    return _all_metrics(recalls, rest)
 
 
-def _ordered(recalls, rest):
-    """Recalls, their sum, and the rest by names; the median image-to-text rank is
-    called MdR.
+def _all_metrics(recalls, rest):
+    """Recalls, their sum, and the rest by names.
+
+    The median image-to-text rank is called MdR.
     """
-    return (
-        recalls
-        | dict(RSUM=sum(recalls.values()), MdR=rest['i2t_MdR'])
-        | {k: rest[k] for k in ('t2i_MdR', 'i2t_mAP', 't2i_mAP')}
-    )
+    metrics = dict(recalls)
+    metrics['RSUM'] = sum(recalls.values())
+    metrics['MdR'] = rest['i2t_MdR']
+    for name in ('t2i_MdR', 'i2t_mAP', 't2i_mAP'):
+        metrics[name] = rest[name]
+    return metrics
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #be666b8a
-def _found(image, text, texts, chunk):
+def _ranks_and_aps(image, text, texts, chunk):
     "By way: ranks [N] and average precisions [N]."
     return dict(
-        i2t=_image_side(image, text, texts, chunk),
-        t2i=_text_side(image, text, texts, chunk),
+        i2t=_image_to_text(image, text, texts, chunk),
+        t2i=_text_to_image(image, text, texts, chunk),
     )
 
 
 def _summary(found, ks, weight=None):
-    "Metrics of what was found; with weights [..., N], for each weighting."
-    w = np.ones(len(found['i2t'][0])) if weight is None else np.asarray(weight, float)
-    result, rest = {}, {}
-    mean = lambda x: 100 * (w @ x.astype(float)) / w.sum(-1)
+    "Metrics of ranks and average precisions; with weights [..., N] for each weighting."
+    ranks, _ = found['i2t']
+    w = np.ones(len(ranks)) if weight is None else np.asarray(weight, float)
+
+    def percent(x):
+        return 100 * (w @ x.astype(float)) / w.sum(-1)
+
+    recalls, rest = {}, {}
     for way, (ranks, ap) in found.items():
-        result |= {f'{way}_R@{k}': mean(ranks <= k) for k in ks}
-        rest |= {f'{way}_MdR': _median(ranks, w), f'{way}_mAP': mean(ap)}
-    return _ordered(result, rest)
+        recalls |= {f'{way}_R@{k}': percent(ranks <= k) for k in ks}
+        rest |= {f'{way}_MdR': _median(ranks, w), f'{way}_mAP': percent(ap)}
+    return _all_metrics(recalls, rest)
 
 
 def _median(ranks, w):
-    """Median of `ranks`, each counted `w` [..., N] times: at an even count the mean of
-    the two in the middle.
+    """Median of `ranks`, each counted `w` [..., N] times.
+
+    At an even count the mean of the two in the middle.
     """
     order = np.argsort(ranks)
-    c = np.cumsum(w[..., order], -1)
-    half = 0.5 * c[..., -1:]
-    return 0.5 * (
-        ranks[order][(c >= half).argmax(-1)] + ranks[order][(c > half).argmax(-1)]
-    )
+    ranks = ranks[order]
+    count = np.cumsum(w[..., order], -1)
+    half = 0.5 * count[..., -1:]
+    lower = ranks[(count >= half).argmax(-1)]
+    upper = ranks[(count > half).argmax(-1)]
+    return 0.5 * (lower + upper)
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #b9c208f5
-def _check(image, text, texts):
+def _check_pairs(image, text, texts):
     if image.ndim != 2 or image.shape != text.shape or not len(image):
         raise ValueError(
             f'need image and text [N, D] alike, got {list(image.shape)} and '
@@ -273,23 +303,25 @@ def _check(image, text, texts):
         raise ValueError(f'{len(texts)} texts for {len(image)} embeddings')
 
 
-def _check_finite(name, e):
-    if not torch.isfinite(e).all():
-        raise ValueError(
-            f'{name} embeddings hold NaN or infinity, first in row '
-            f'{int((~torch.isfinite(e)).any(1).nonzero()[0])}'
-        )
+def _check_finite(name, embeddings):
+    wrong = ~torch.isfinite(embeddings)
+    if wrong.any():
+        row = int(wrong.any(1).nonzero()[0])
+        raise ValueError(f'{name} embeddings hold NaN or infinity, first in row {row}')
 
 
-def _checked(image, text, texts, films, combine, chunk):
+def _checked_films(image, text, texts, films, combine, chunk):
     "Films by study [V, N, D], all arguments checked."
     if chunk < 1:
         raise ValueError(f'chunk must be at least 1, got {chunk}')
     _check_finite('image', image)
     _check_finite('text', text)
-    x = image[None] if films is None else by_study(image, films, len(text), combine)
-    _check(x[0], text, texts)
-    return x
+    if films is None:
+        by_study_image = image[None]
+    else:
+        by_study_image = by_study(image, films, len(text), combine)
+    _check_pairs(by_study_image[0], text, texts)
+    return by_study_image
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #f1222da9
 def retrieval_metrics(
@@ -311,24 +343,19 @@ def retrieval_metrics(
     Raises: `ValueError` for shapes that differ, NaN, a wrong number of texts, or films
     that fit no study.
     """
-    found = _found(
-        _checked(image, text, texts, films, combine, chunk), text, texts, chunk
-    )
-    return {k: float(v) for k, v in _summary(found, ks).items()}
+    image = _checked_films(image, text, texts, films, combine, chunk)
+    found = _ranks_and_aps(image, text, texts, chunk)
+    return {name: float(value) for name, value in _summary(found, ks).items()}
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #6b082b6c
-def _redrawn(found, ks, patients, n_boot, seed, at_once=25):
-    "Metrics of `n_boot` draws of patients."
-    part = lambda k: _summary(
-        found,
-        ks,
-        patient_weights(
-            patients,
-            min(at_once, n_boot - k),
-            int(rng_for(seed, 'retrieval', k).integers(2**31)),
-        ),
-    )
-    parts = [part(k) for k in range(0, max(n_boot, 1), at_once)]
+def _bootstrap_metrics(found, ks, patients, n_boot, seed, at_once=25):
+    "Metrics of `n_boot` draws of patients, a few draws at a time."
+    parts = []
+    for start in range(0, max(n_boot, 1), at_once):
+        n = min(at_once, n_boot - start)
+        own_seed = int(rng_for(seed, 'retrieval', start).integers(2**31))
+        weights = patient_weights(patients, n, own_seed)
+        parts.append(_summary(found, ks, weights))
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
@@ -345,26 +372,24 @@ def retrieval_table(
     combine: str = 'mean',  # see `retrieval_metrics`
     chunk: int = 1024,  # side of the block of similarities at once
 ) -> pd.DataFrame:  # by metric: value, low, high, chance
-    """`retrieval_metrics` with 95 % intervals over patients (the gallery stays, queries
-    are redrawn) and what guessing gives.
+    """`retrieval_metrics` with 95 % intervals over patients, and what guessing gives.
+
+    The gallery stays, queries are redrawn.
     """
-    found = _found(
-        _checked(image, text, texts, films, combine, chunk), text, texts, chunk
-    )
+    image = _checked_films(image, text, texts, films, combine, chunk)
+    found = _ranks_and_aps(image, text, texts, chunk)
     chance = chance_levels(texts, len(text), ks)
-    draws = _redrawn(
-        found, ks, range(len(text)) if patients is None else patients, n_boot, seed
-    )
-    rows = [
-        dict(
-            metric=k,
-            value=float(v),
-            low=interval(draws[k])[0],
-            high=interval(draws[k])[1],
-            chance=chance[k],
+    if patients is None:
+        patients = range(len(text))
+    draws = _bootstrap_metrics(found, ks, patients, n_boot, seed)
+    rows = []
+    for name, value in _summary(found, ks).items():
+        low, high = interval(draws[name])
+        rows.append(
+            dict(
+                metric=name, value=float(value), low=low, high=high, chance=chance[name]
+            )
         )
-        for k, v in _summary(found, ks).items()
-    ]
     return pd.DataFrame(rows).set_index('metric')
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #87a52fb1
@@ -375,29 +400,28 @@ def nearest(
     chunk: int = 1024,  # side of the block of similarities at once
 ) -> Tensor:  # [Q, k] indices, best first
     "Indices of the k candidates with the largest cosine."
-    return torch.cat(
-        [
-            _nearest(queries[i : i + chunk], candidates, min(k, len(candidates)), chunk)
-            for i in range(0, len(queries), chunk)
-        ]
-    )
+    k = min(k, len(candidates))
+    parts = []
+    for i in range(0, len(queries), chunk):
+        parts.append(_nearest_to_block(queries[i : i + chunk], candidates, k, chunk))
+    return torch.cat(parts)
 
 
-def _nearest(q, candidates, k, chunk):
-    best, place = (
-        q.new_empty(len(q), 0),
-        torch.empty(len(q), 0, dtype=torch.long, device=q.device),
-    )
+def _nearest_to_block(queries, candidates, k, chunk):
+    "The k best so far [Q, k] are kept while the candidates go by in blocks."
+    best = queries.new_empty(len(queries), 0)
+    place = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
     for j in range(0, len(candidates), chunk):
-        s = q @ candidates[j : j + chunk].T
-        at = torch.arange(j, j + s.shape[1], device=q.device).expand_as(s)
-        s, at = torch.cat([best, s], 1), torch.cat([place, at], 1)
-        best, order = s.topk(min(k, s.shape[1]), 1)
-        place = at.gather(1, order)
+        cosines = queries @ candidates[j : j + chunk].T
+        places = torch.arange(j, j + cosines.shape[1], device=queries.device)
+        cosines_seen = torch.cat([best, cosines], 1)
+        places_seen = torch.cat([place, places.expand_as(cosines)], 1)
+        best, order = cosines_seen.topk(min(k, cosines_seen.shape[1]), 1)
+        place = places_seen.gather(1, order)
     return place
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #4fa3d9d2
-def _line(text, width):
+def _shorten(text, width):
     return textwrap.shorten(text, width, placeholder=' ...')
 
 
@@ -408,29 +432,23 @@ def show_reports(
     axs: Sequence[Axes] | None = None,  # two Axes, for the film and the texts
     width: int = 95,  # letters a line
 ) -> Sequence[Axes]:
-    """A film, its true report, and the reports found for it; those equal to the true
-    one are ticked.
-    """
+    "A film, its true report, and the reports found; those equal to it are ticked."
     if axs is None:
-        axs = plt.subplots(
-            1, 2, figsize=(6, 1.5), width_ratios=(1, 4), layout='constrained'
-        )[1]
+        _, axs = plt.subplots(
+            1, 2, figsize=(9, 1.8), width_ratios=(1, 4), layout='constrained'
+        )
     show_films([film], ['query'], axs=axs[:1])
-    axs[1].axis('off')
-    for k, text in enumerate([own, *found]):
-        right, mark = (
-            text == own,
-            'true' if k == 0 else f'{k}. ✓' if text == own else f'{k}.',
-        )
-        axs[1].text(
-            0,
-            1 - k / (len(found) + 1),
-            f'{mark:>6}  {_line(text, width)}',
-            fontsize=6,
-            va='top',
-            color=PALETTE[2] if right and k else 'k',
-            transform=axs[1].transAxes,
-        )
+    ax = axs[1]
+    ax.axis('off')
+    lines = [('true', own, 'k')]
+    for k, text in enumerate(found, 1):
+        right = text == own
+        mark = f'{k}. ✓' if right else f'{k}.'
+        lines.append((mark, text, PALETTE[2] if right else 'k'))
+    for k, (mark, text, color) in enumerate(lines):
+        y = 1 - k / len(lines)
+        line = f'{mark:>6}  {_shorten(text, width)}'
+        ax.text(0, y, line, fontsize=8, va='top', color=color, transform=ax.transAxes)
     return axs
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #e3d0c785
@@ -440,20 +458,15 @@ def show_films_found(
     right: Sequence[bool],  # one a film: does its study say the text?
     axs: Sequence[Axes] | None = None,  # one Axes a film
 ) -> Sequence[Axes]:
-    """A report, and the films found for it; those of studies that say it are ticked and
-    framed.
-    """
-    axs = show_films(
-        films,
-        [f'{k + 1}.{" ✓" if r else ""}' for k, r in enumerate(right)],
-        ncols=len(films),
-        size=1.1,
-        axs=axs,
-    )
-    for ax, r in zip(axs, right):
-        if r:
-            ax.axis('on')
-            ax.set(xticks=[], yticks=[])
-            [s.set(color=PALETTE[2], linewidth=3) for s in ax.spines.values()]
-    axs[0].figure.suptitle(_line(text, 100), fontsize=6)
+    "A report, and the films found; those of studies that say it are ticked and framed."
+    titles = [f'{k}. ✓' if r else f'{k}.' for k, r in enumerate(right, 1)]
+    axs = show_films(films, titles, ncols=len(films), size=1.5, axs=axs)
+    for ax, is_right in zip(axs, right):
+        if not is_right:
+            continue
+        ax.axis('on')
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set(color=PALETTE[2], linewidth=3)
+    axs[0].figure.suptitle(_shorten(text, 100), fontsize=8)
     return axs

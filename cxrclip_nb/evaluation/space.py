@@ -8,6 +8,7 @@ __all__ = ['alignment', 'uniformity', 'even_uniformity', 'modality_gap', 'gap_fl
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #3480e34e
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -37,20 +38,23 @@ def _units(**named):
     Raises: `ValueError` naming one that is not [N, D] of unit vectors, or has another
     N.
     """
-    out, n = [], len(next(iter(named.values())))
+    n = len(next(iter(named.values())))
+    units = []
     for name, x in named.items():
         if x.ndim != 2 or len(x) != n:
             raise ValueError(f'{name} must be [{n}, D], got {list(x.shape)}')
         x = x.detach().cpu().double()
-        off = (x.norm(dim=-1) - 1).abs()
+        length = x.norm(dim=-1)
+        off = (length - 1).abs()
+        # not below: NaN too
         if len(x) and not off.max() < 1e-3:
+            worst = int(off.argmax())
             raise ValueError(
-                f'{name}[{int(off.argmax())}] has length '
-                f'{x[off.argmax()].norm():.3g}: embeddings must be unit '
-                'vectors, see `unit`'
+                f'{name}[{worst}] has length {length[worst]:.3g}: embeddings must be '
+                'unit vectors, see `unit`'
             )
-        out.append(x)
-    return out
+        units.append(x)
+    return units
 
 
 def _weights(weight, n):
@@ -68,9 +72,10 @@ def alignment(
     """
     a, b = _units(a=a, b=b)
     w = _weights(weight, len(a))
-    d = ((a - b) ** 2).sum(-1).numpy()
+    distance = ((a - b) ** 2).sum(-1).numpy()
     with np.errstate(invalid='ignore'):
-        return ((w * d).sum(-1) / w.sum(-1))[()]
+        mean = (w * distance).sum(-1) / w.sum(-1)
+    return mean[()]
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #9176fcd8
 def uniformity(
@@ -79,9 +84,9 @@ def uniformity(
     weight: np.ndarray | None = None,  # [..., N] times each item counts; none: once
     chunk: int = 1024,  # rows of the N x N distances at once
 ) -> np.ndarray:
-    """Log of the mean Gaussian kernel over pairs of different items (Wang & Isola
-    2020).
+    """Log of the mean Gaussian kernel over pairs of different items.
 
+    Source: Wang & Isola 2020.
     Returns: [...] 0: all in one point; the lower, the more evenly spread; NaN without a
     pair.
     Raises: `ValueError` unless t > 0.
@@ -91,15 +96,17 @@ def uniformity(
     (x,) = _units(x=x)
     w = _weights(weight, len(x))
     total = np.zeros(w.shape[:-1])
-    for k in range(0, len(x), chunk):
-        # [c, N]
-        rows = x[k : k + chunk]
-        kernel = torch.exp(-t * (2 - 2 * rows @ x.T).clamp(min=0)).numpy()
+    for start in range(0, len(x), chunk):
+        rows = x[start : start + chunk]
+        squared = (2 - 2 * rows @ x.T).clamp(min=0)  # [c, N]
+        kernel = torch.exp(-t * squared).numpy()
         # nobody is his own neighbour
-        kernel[np.arange(len(rows)), np.arange(k, k + len(rows))] = 0
-        total += (w[..., k : k + chunk] @ kernel * w).sum(-1)
+        own = np.arange(len(rows))
+        kernel[own, start + own] = 0
+        total += (w[..., start : start + chunk] @ kernel * w).sum(-1)
+    pairs = w.sum(-1) ** 2 - (w**2).sum(-1)
     with np.errstate(invalid='ignore', divide='ignore'):
-        return np.log(total / (w.sum(-1) ** 2 - (w**2).sum(-1)))[()]
+        return np.log(total / pairs)[()]
 
 
 def even_uniformity(
@@ -110,13 +117,12 @@ def even_uniformity(
     return float(-2 * t + np.log(hyp0f1(dim / 2, t * t)))
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #da3916f4
-def _centres(image, text, weight):
-    w = _weights(weight, len(image))[..., None, :]  # [..., 1, N]
+def _centre(x, weight):
+    "Mean of [N, D] unit vectors for each weighting, [..., D]."
+    w = _weights(weight, len(x))[..., None, :]  # [..., 1, N]
     with np.errstate(invalid='ignore'):
-        return [
-            ((w @ x.numpy()) / w.sum(-1, keepdims=True))[..., 0, :]
-            for x in (image, text)
-        ]
+        mean = (w @ x.numpy()) / w.sum(-1, keepdims=True)
+    return mean[..., 0, :]
 
 
 def modality_gap(
@@ -125,8 +131,9 @@ def modality_gap(
     weight: np.ndarray | None = None,  # [..., N] times each pair counts; none: once
 ) -> np.ndarray:  # [...] from 0 to 2; NaN without pairs
     "Distance of the mean image from the mean text (Liang et al. 2022)."
-    a, b = _centres(*_units(image=image, text=text), weight)
-    return np.linalg.norm(a - b, axis=-1)[()]
+    image, text = _units(image=image, text=text)
+    between = _centre(image, weight) - _centre(text, weight)
+    return np.linalg.norm(between, axis=-1)[()]
 
 
 def gap_floor(
@@ -134,7 +141,9 @@ def gap_floor(
     text: Tensor,  # [N, D] unit norm
 ) -> float:  # root mean square gap
     "The gap if a coin decided, in each pair, which of the two is called the image."
-    return float(np.sqrt(alignment(image, text) / len(image))) if len(image) else np.nan
+    if not len(image):
+        return np.nan
+    return float(np.sqrt(alignment(image, text) / len(image)))
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #87901d85
 def separability(
@@ -148,20 +157,20 @@ def separability(
     Raises: `ValueError` for fewer patients than folds.
     """
     image, text = _units(image=image, text=text)
-    n = pd.Series(list(patients)).nunique()
+    patients = list(patients)
+    n = pd.Series(patients).nunique()
     if n < folds:
         raise ValueError(
             f'{n} patients cannot be split into {folds} folds: give at '
             'least as many, or fewer folds'
         )
-    x, y = torch.cat([image, text]).numpy(), np.repeat([1, 0], len(image))
+    both = torch.cat([image, text]).numpy()
+    is_image = np.repeat([1, 0], len(image))
     cut = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    return float(
-        (
-            cross_val_predict(cut, x, y, groups=[*patients] * 2, cv=GroupKFold(folds))
-            == y
-        ).mean()
+    predicted = cross_val_predict(
+        cut, both, is_image, groups=patients * 2, cv=GroupKFold(folds)
     )
+    return float((predicted == is_image).mean())
 
 
 def shift_gap(
@@ -176,6 +185,18 @@ def shift_gap(
     return l2_normalize(image - half), l2_normalize(text + half)
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #2e2653e2
+def _neighbour_weights(cosine, k):
+    """How much each candidate counts as one of the k nearest, ties by expectation.
+
+    [c, N] -> [c, N], each row sums to k.
+    """
+    kth = cosine.topk(k).values[:, -1:]
+    above = (cosine > kth).double()
+    tied = (cosine == kth).double()
+    left = k - above.sum(1, keepdim=True)
+    return above + tied * left / tied.sum(1, keepdim=True)
+
+
 def neighbour_share(
     x: Tensor,  # [N, D] unit norm
     truth: np.ndarray,  # [N, C] 1, 0 or NaN (unknown), see `label_matrix`
@@ -190,41 +211,45 @@ def neighbour_share(
     Raises: `ValueError` if other patients have fewer than k studies.
     """
     (x,) = _units(x=x)
-    who = pd.factorize(pd.Series(list(patients)))[0]
-    y = np.nan_to_num(truth)
-    known = ~np.isnan(truth)
-    out = np.empty(np.shape(truth))
-    least = len(x) - np.bincount(who).max(initial=0)
+    patient, _ = pd.factorize(pd.Series(list(patients)))
+    least = len(x) - np.bincount(patient).max(initial=0)
     if not 1 <= k <= least:
         raise ValueError(
             f'k is {k}: must be from 1 to {least}, the number of studies of '
             'other patients'
         )
-    for i in range(0, len(x), chunk):
-        s = (x[i : i + chunk] @ x.T).masked_fill(
-            torch.tensor(who[i : i + chunk, None] == who), -torch.inf
-        )
-        kth = s.topk(k).values[:, -1:]
-        above, tied = (s > kth).double(), (s == kth).double()
-        # [c, N], sums to k
-        w = (
-            above + tied * (k - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
-        ).numpy()
+    has = np.nan_to_num(truth)
+    known = ~np.isnan(truth)
+    share = np.empty(np.shape(truth))
+    for start in range(0, len(x), chunk):
+        rows = slice(start, start + chunk)
+        same_patient = torch.tensor(patient[rows, None] == patient)
+        cosine = (x[rows] @ x.T).masked_fill(same_patient, -torch.inf)
+        weight = _neighbour_weights(cosine, k).numpy()
         with np.errstate(invalid='ignore'):
-            out[i : i + chunk] = w @ y / (w @ known)
-    return out
+            share[rows] = weight @ has / (weight @ known)
+    return share
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #13b86760
+def _sum_of_others(values, patients):
+    "Column sums without the studies of each row's own patient, [N, C]."
+    values = pd.DataFrame(values.astype(float))
+    own = values.groupby(list(patients)).transform('sum')
+    return (values.sum() - own).to_numpy()
+
+
 def _others_rate(truth, patients):
     "[N, C] share of each finding among the known studies of other patients."
-    y, known = (
-        pd.DataFrame(np.nan_to_num(truth)),
-        pd.DataFrame((~np.isnan(truth)).astype(float)),
-    )
-    who = list(patients)
-    left = [(t.sum() - t.groupby(who).transform('sum')).to_numpy() for t in (y, known)]
+    positive = _sum_of_others(np.nan_to_num(truth), patients)
+    known = _sum_of_others(~np.isnan(truth), patients)
     with np.errstate(invalid='ignore'):
-        return left[0] / left[1]
+        return positive / known
+
+
+def _weighted_mean(values, weight):
+    "Mean of [N] for each weighting [..., N]; NaN where nothing counts."
+    total = weight.sum(-1)
+    return (weight * values).sum(-1) / np.where(total > 0, total, np.nan)
 
 
 def agreement_table(
@@ -241,24 +266,22 @@ def agreement_table(
 
     Returns: by finding: n_pos, agreement, low, high, chance; NaN without positives.
     """
-    share, chance, w, rows = (
-        neighbour_share(x, truth, patients, k),
-        _others_rate(truth, patients),
-        patient_weights(patients, n_boot, seed),
-        [],
-    )
-    mean = lambda v, w: (w * v).sum(-1) / np.where(w.sum(-1) > 0, w.sum(-1), np.nan)
+    share = neighbour_share(x, truth, patients, k)
+    chance = _others_rate(truth, patients)
+    weights = patient_weights(patients, n_boot, seed)
+    rows = []
     for c, label in enumerate(labels):
-        q = (truth[:, c] == 1) & ~np.isnan(share[:, c])
-        low, high = interval(mean(share[q, c], w[:, q]))
+        asked = (truth[:, c] == 1) & ~np.isnan(share[:, c])
+        once = np.ones(asked.sum())
+        low, high = interval(_weighted_mean(share[asked, c], weights[:, asked]))
         rows.append(
             dict(
                 finding=label,
-                n_pos=int(q.sum()),
-                agreement=float(mean(share[q, c], np.ones(q.sum()))),
+                n_pos=int(asked.sum()),
+                agreement=float(_weighted_mean(share[asked, c], once)),
                 low=low,
                 high=high,
-                chance=float(mean(chance[q, c], np.ones(q.sum()))),
+                chance=float(_weighted_mean(chance[asked, c], once)),
             )
         )
     return pd.DataFrame(rows).set_index('finding')
@@ -280,9 +303,9 @@ def flat_map(
         raise ValueError(f'{len(x)} items are no map: give at least 3')
     x = x.detach().cpu().double().numpy()
     if method == 'tsne':
-        return TSNE(
-            perplexity=min(30, (len(x) - 1) / 3), init='pca', random_state=seed
-        ).fit_transform(x), np.nan
+        perplexity = min(30, (len(x) - 1) / 3)
+        tsne = TSNE(perplexity=perplexity, init='pca', random_state=seed)
+        return tsne.fit_transform(x), np.nan
     pca = PCA(2, random_state=seed)
     return pca.fit_transform(x), float(pca.explained_variance_ratio_.sum())
 
@@ -301,21 +324,17 @@ def show_space(
     if ax is None:
         _, ax = plt.subplots(figsize=(3, 2.8), layout='constrained')
     ax.scatter(*xy.T, s=4, color='.8')
-    for k, (name, there) in enumerate(groups.items()):
-        if len(there) != len(xy):
+    for k, (name, members) in enumerate(groups.items()):
+        if len(members) != len(xy):
             raise ValueError(
-                f'group {name!r} has {len(there)} items, the map {len(xy)}'
+                f'group {name!r} has {len(members)} items, the map {len(xy)}'
             )
-        ax.scatter(
-            *xy[np.asarray(there, bool)].T,
-            s=7,
-            color=PALETTE[k % len(PALETTE)],
-            label=name,
-        )
+        points = xy[np.asarray(members, bool)]
+        color = PALETTE[k % len(PALETTE)]
+        ax.scatter(*points.T, s=7, color=color, label=name)
     ax.set(xticks=[], yticks=[], title=title)
-    ax.title.set_fontsize(8)
     if len(groups) > 1:
-        ax.legend(fontsize=6)
+        ax.legend()
     return ax
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #9add531f
@@ -329,27 +348,25 @@ def embed_pairs(
     Returns: the N studies that have a text; image [N, D]; text [N, D].
     Raises: `ValueError` if no study has one.
     """
-    told = studies[studies.texts.map(len) > 0].reset_index(drop=True)
-    if not len(told):
+    with_report = studies[studies.texts.map(len) > 0].reset_index(drop=True)
+    if not len(with_report):
         raise ValueError(
             f'none of the {len(studies)} studies has a text: there are no '
             'pairs to look at'
         )
-    return (
-        told,
-        embed_studies(model, told, root),
-        model.embed_texts([report_of(t) for t in told.texts]),
-    )
+    image = embed_studies(model, with_report, root)
+    text = model.embed_texts([report_of(t) for t in with_report.texts])
+    return with_report, image, text
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #f7a5f54c
 def _mismatched(image, text):
+    "Mean squared distance of an image from the text of another pair."
     a, b = _units(image=image, text=text)
     n = len(a)
-    return (
-        float(2 - 2 * (a.sum(0) @ b.sum(0) - (a * b).sum()) / (n * (n - 1)))
-        if n > 1
-        else np.nan
-    )
+    if n < 2:
+        return np.nan
+    cosines = a.sum(0) @ b.sum(0) - (a * b).sum()
+    return float(2 - 2 * cosines / (n * (n - 1)))
 
 
 def space_table(
@@ -359,34 +376,26 @@ def space_table(
     n_boot: int = 500,  # draws of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Alignment, uniformity of both kinds, gap and separability, with intervals over
-    patients.
+    """Alignment, uniformity of both kinds, gap and separability.
 
-    Returns: by measure: value, low, high, reference (no interval for the separability).
+    With intervals over patients (none for the separability).
+
+    Returns: by measure: value, low, high, reference.
     """
-    w, even = patient_weights(patients, n_boot, seed), even_uniformity(image.shape[1])
-    measures = {
-        'alignment': (lambda w: alignment(image, text, w), _mismatched(image, text)),
-        'uniformity, image': (lambda w: uniformity(image, weight=w), even),
-        'uniformity, text': (lambda w: uniformity(text, weight=w), even),
-        'gap': (lambda w: modality_gap(image, text, w), gap_floor(image, text)),
-    }
-    rows = [
-        dict(
-            measure=m,
-            value=float(f(None)),
-            **dict(zip(('low', 'high'), interval(f(w)))),
-            reference=r,
-        )
-        for m, (f, r) in measures.items()
-    ]
-    rows.append(
-        dict(
-            measure='separability',
-            value=separability(image, text, patients),
-            low=np.nan,
-            high=np.nan,
-            reference=0.5,
-        )
+    weights = patient_weights(patients, n_boot, seed)
+    even = even_uniformity(image.shape[1])
+    measures = (
+        ('alignment', partial(alignment, image, text), _mismatched(image, text)),
+        ('uniformity, image', partial(uniformity, image), even),
+        ('uniformity, text', partial(uniformity, text), even),
+        ('gap', partial(modality_gap, image, text), gap_floor(image, text)),
     )
-    return pd.DataFrame(rows).set_index('measure')
+    rows = []
+    for name, function, reference in measures:
+        value = float(function(weight=None))
+        low, high = interval(function(weight=weights))
+        rows.append((name, value, low, high, reference))
+    cut = separability(image, text, patients)
+    rows.append(('separability', cut, np.nan, np.nan, 0.5))
+    columns = ['measure', 'value', 'low', 'high', 'reference']
+    return pd.DataFrame(rows, columns=columns).set_index('measure')

@@ -44,13 +44,13 @@ def class_embeddings(
     a mean of cosines.
     Raises: `ValueError` naming a class without prompts.
     """
-    # 2C lists of sentences
-    sides = [side for pair in prompt_pairs(prompts).values() for side in pair]
-    parts = model.embed_texts([t for side in sides for t in side]).split(
-        [len(side) for side in sides]
-    )
-    # [2C, D] -> [C, 2, D]
-    return torch.stack([part.mean(0) for part in parts]).unflatten(0, (-1, 2))
+    sides = []  # lists of sentences: negative, positive, negative, ...
+    for pair in prompt_pairs(prompts).values():
+        sides.extend(pair)
+    embeddings = model.embed_texts([text for side in sides for text in side])
+    parts = embeddings.split([len(side) for side in sides])
+    means = torch.stack([part.mean(0) for part in parts])  # [2C, D]
+    return means.unflatten(0, (-1, 2))
 
 
 def pair_probability(
@@ -59,17 +59,16 @@ def pair_probability(
 ) -> Tensor:  # [N, C] in 0..1
     "Softmax over the two cosines of each class: the share of the positive."
     check_shape(classes, 'C 2 D', 'classes')
-    return torch.einsum('nd,ckd->nck', image, classes).softmax(-1)[..., 1]
+    cosines = torch.einsum('nd,ckd->nck', image, classes)
+    return cosines.softmax(-1)[..., 1]
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #747c1c77
-def _place(label, place):
-    """Column of a label, whatever its spelling; None for one of another vocabulary,
-    which says nothing about these.
-    """
-    if label in place:
-        return place[label]
+def _column_of(label, columns):
+    "Column of a label, whatever its spelling; None for one of another vocabulary."
+    if label in columns:
+        return columns[label]
     try:
-        return place.get(canonical(label))
+        return columns.get(canonical(label))
     except ValueError:
         return None
 
@@ -79,13 +78,15 @@ def label_matrix(
     labels: Sequence[str],  # names of the bank
 ) -> np.ndarray:  # float [N, C]: 1 positive, 0 negative, NaN unknown
     "What is known of each finding in each study."
-    place = {l: c for c, l in enumerate(labels)}
-    t = np.full((len(studies), len(labels)), np.nan)
-    for column, value in (('negative', 0.0), ('positive', 1.0)):
-        for i, cell in enumerate(studies[column]):
-            for c in {_place(l, place) for l in cell} - {None}:
-                t[i, c] = value
-    return t
+    columns = {label: c for c, label in enumerate(labels)}
+    matrix = np.full((len(studies), len(labels)), np.nan)
+    for kind, value in (('negative', 0.0), ('positive', 1.0)):
+        for row, names in enumerate(studies[kind]):
+            for name in names:
+                column = _column_of(name, columns)
+                if column is not None:
+                    matrix[row, column] = value
+    return matrix
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #0407df63
 @torch.no_grad()
@@ -95,25 +96,23 @@ def embed_studies(
     root: str | Path,  # folder of the films, or a film cache
 ) -> Tensor:  # [N, D] unit norm, a row a study
     "Mean embedding of each study's films; each film is read once."
-    films = list(dict.fromkeys(f for cell in studies.images for f in cell))
-    place = {f: i for i, f in enumerate(films)}
-    e = model.embed_films(films, root=root)
-    return F.normalize(
-        torch.stack([e[[place[f] for f in cell]].mean(0) for cell in studies.images]),
-        dim=-1,
-    )
+    films = list(dict.fromkeys(f for images in studies.images for f in images))
+    row_of = {film: i for i, film in enumerate(films)}
+    embeddings = model.embed_films(films, root=root)
+    means = []
+    for images in studies.images:
+        rows = [row_of[film] for film in images]
+        means.append(embeddings[rows].mean(0))
+    return F.normalize(torch.stack(means), dim=-1)
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #5215cf35
 def evaluable_labels(
     studies: pd.DataFrame,  # a study table
 ) -> list[str]:  # names of `LABELS`
     "Names of the bank, but No Finding, that have positives and negatives here."
-    t = label_matrix(studies, list(LABELS))
-    return [
-        l
-        for l, c in zip(LABELS, t.T)
-        if l != 'No Finding' and (c == 1).any() and (c == 0).any()
-    ]
+    truth = label_matrix(studies, list(LABELS))
+    both = (truth == 1).any(0) & (truth == 0).any(0)
+    return [l for l, ok in zip(LABELS, both) if ok and l != 'No Finding']
 
 
 def pair_scores(
@@ -127,16 +126,24 @@ def pair_scores(
 
     Raises: `ValueError` if `image` is of other studies.
     """
-    image = embed_studies(model, studies, root) if image is None else image
+    if image is None:
+        image = embed_studies(model, studies, root)
     if len(image) != len(studies):
         raise ValueError(f'{len(image)} embeddings for {len(studies)} studies')
-    return (
-        pair_probability(image, class_embeddings(model, prompts).to(image.device))
-        .cpu()
-        .numpy()
-    )
+    classes = class_embeddings(model, prompts).to(image.device)
+    return pair_probability(image, classes).cpu().numpy()
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #4012e3ce
+def _check_apart(valid, studies):
+    "Raises `ValueError` for patients that are in both tables."
+    both = sorted(set(valid.patient_id) & set(studies.patient_id))
+    if both:
+        raise ValueError(
+            f'{len(both)} patients are in valid and in studies, first '
+            f'{both[0]}: thresholds must come from other patients'
+        )
+
+
 def zero_shot(
     model,  # embed_films and embed_texts, e.g. a CXRCLIP
     studies: pd.DataFrame,  # a study table with labels
@@ -157,7 +164,7 @@ def zero_shot(
     Raises: `ValueError` if nothing can be judged, or for patients that are also in
     `valid`.
     """
-    check_metrics(metrics, valid if valid is None else {})
+    check_metrics(metrics, chosen=valid)
     if prompts is None:
         prompts = class_prompts('no', evaluable_labels(studies))
     if not prompts:
@@ -165,31 +172,35 @@ def zero_shot(
             'no finding has both positive and negative studies here; '
             'nothing can be judged'
         )
-    labels, chosen = list(prompts), None
+    labels = list(prompts)
     score = pair_scores(model, studies, root, prompts, image)
+    chosen = None
     if valid is not None:
-        if both := sorted(set(valid.patient_id) & set(studies.patient_id)):
-            raise ValueError(
-                f'{len(both)} patients are in valid and in studies, first '
-                f'{both[0]}: thresholds must come from other patients'
-            )
-        chosen = choose(
-            label_matrix(valid, labels),
-            pair_scores(model, valid, root, prompts),
-            labels,
-        )
-    return score_table(
-        label_matrix(studies, labels),
-        score,
-        list(studies.patient_id),
-        labels,
-        metrics,
-        chosen,
-        n_boot,
-        seed,
-    )
+        _check_apart(valid, studies)
+        valid_score = pair_scores(model, valid, root, prompts)
+        chosen = choose(label_matrix(valid, labels), valid_score, labels)
+    truth = label_matrix(studies, labels)
+    patients = list(studies.patient_id)
+    return score_table(truth, score, patients, labels, metrics, chosen, n_boot, seed)
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #00cd3609
+def _interval_columns(tables, metric):
+    """Names of the columns with the ends of a metric's interval.
+
+    Raises: `ValueError` for a table without the metric.
+    """
+    low, high = f'{metric}_low', f'{metric}_high'
+    if metric == 'auroc':
+        low, high = 'low', 'high'
+    for name, table in tables.items():
+        if metric not in table or low not in table:
+            raise ValueError(
+                f'no {metric} with an interval in the table {name!r}; it '
+                f'has {list(table)}'
+            )
+    return low, high
+
+
 def show_findings(
     tables: Mapping[str, pd.DataFrame],  # name -> table of `zero_shot`, findings alike
     metric: str = 'auroc',  # of `METRICS`, in the tables
@@ -200,38 +211,34 @@ def show_findings(
 
     Raises: `ValueError` for a table without the metric.
     """
+    low, high = _interval_columns(tables, metric)
     first = next(iter(tables.values()))
-    ends = ('low', 'high') if metric == 'auroc' else (f'{metric}_low', f'{metric}_high')
-    if lacks := [n for n, t in tables.items() if metric not in t or ends[0] not in t]:
-        raise ValueError(
-            f'no {metric} with an interval in the table {lacks[0]!r}; it '
-            f'has {list(tables[lacks[0]])}'
-        )
-    ax = (
-        ax
-        or plt.subplots(figsize=(5, 0.28 * len(first) + 0.9), layout='constrained')[1]
-    )
-    for k, (name, t) in enumerate(tables.items()):
-        t = t.reindex(first.index)
-        at = np.arange(len(first)) + 0.22 * (k - (len(tables) - 1) / 2)
-        ax.hlines(at, t[ends[0]], t[ends[1]], color=PALETTE[k], lw=1)
-        ax.plot(t[metric], at, 'o', ms=3.5, color=PALETTE[k], label=name)
-    ax.set_yticks(
-        range(len(first)),
-        [f'{l} ({n})' for l, n in zip(first.index, first.n_pos)],
-        fontsize=7,
-    )
+    rows = np.arange(len(first))
+    if ax is None:
+        size = (5, 0.28 * len(first) + 0.9)
+        _, ax = plt.subplots(figsize=size, layout='constrained')
+    for k, (name, table) in enumerate(tables.items()):
+        table = table.reindex(first.index)
+        y = rows + 0.22 * (k - (len(tables) - 1) / 2)
+        ax.hlines(y, table[low], table[high], color=PALETTE[k], lw=1)
+        ax.plot(table[metric], y, 'o', ms=3.5, color=PALETTE[k], label=name)
+    ax.set_yticks(rows, [f'{l} ({n})' for l, n in first.n_pos.items()])
     ax.invert_yaxis()
     if metric == 'auroc':
         ax.axvline(0.5, ls=':', color='k', lw=0.8)
-    ax.legend(
-        fontsize=7, ncols=3, loc='lower left', bbox_to_anchor=(0, 1), frameon=False
-    )
-    ax.set(xlabel=dict(auroc='AUROC', ap='average precision').get(metric, metric))
+    ax.legend(ncols=3, loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
+    ax.set_xlabel(dict(auroc='AUROC', ap='average precision').get(metric, metric))
     return ax
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #2cfbd1c0
 REDUCE = ('mean', 'max')
+
+
+def _positive_sentences(prompt):
+    "Sentences that assert a class: the second of a pair, a list, or a lone one."
+    if isinstance(prompt, tuple):
+        prompt = prompt[1]
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 @torch.no_grad()
@@ -248,17 +255,16 @@ def class_scores(
     """
     if reduce not in REDUCE:
         raise ValueError(f'reduce={reduce!r}; allowed are {", ".join(REDUCE)}')
-    sides = {l: p[1] if isinstance(p, tuple) else p for l, p in prompts.items()}
-    sides = {l: [p] if isinstance(p, str) else list(p) for l, p in sides.items()}
-    if empty := [l for l, p in sides.items() if not p]:
+    sentences = {label: _positive_sentences(p) for label, p in prompts.items()}
+    empty = [label for label, texts in sentences.items() if not texts]
+    if empty:
         raise ValueError(f'no sentence for {empty[0]!r}')
-    # C of [N, K]
-    cosines = [image @ model.embed_texts(p).to(image.device).T for p in sides.values()]
-    return (
-        torch.stack([c.mean(1) if reduce == 'mean' else c.amax(1) for c in cosines], 1)
-        .cpu()
-        .numpy()
-    )
+    columns = []
+    for texts in sentences.values():
+        text = model.embed_texts(texts).to(image.device)
+        cosines = image @ text.T  # [N, K]
+        columns.append(cosines.mean(1) if reduce == 'mean' else cosines.amax(1))
+    return torch.stack(columns, 1).cpu().numpy()
 
 
 def standardise(
@@ -272,11 +278,24 @@ def standardise(
     """
     if len(scores) < 2:
         raise ValueError(f'{len(scores)} film: a spread needs at least two')
-    off, spread = scores - scores.mean(0), scores.std(0)
+    off = scores - scores.mean(0)
+    spread = scores.std(0)
     return np.divide(off, spread, out=np.zeros_like(off), where=spread > 1e-9)
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #5d78246c
-def _share(hit, weight):  # [N], [..., N] -> [...] weighted mean
+def _has_one(truth):
+    "Films with exactly one of the classes, bool [N]."
+    return (truth == 1).sum(1) == 1
+
+
+def _hits(scores):
+    "1 where a class is a film's highest, [N, C]; classes that tie share the 1."
+    best = scores == scores.max(1, keepdims=True)
+    return best / best.sum(1, keepdims=True)
+
+
+def _recall(hit, weight):
+    "Weighted mean of [N] hits, for many weightings [..., N] at once."
     return _ratio((weight * hit).sum(-1), weight.sum(-1))
 
 
@@ -288,54 +307,47 @@ def choice_table(
     n_boot: int = 500,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How often the highest class is the right one, over the films with exactly one;
-    ties share.
+    """How often the highest class is the right one, over the films with exactly one.
+
+    Classes that tie share the hit.
 
     Returns: by class: n, recall, low, high; `.attrs`: accuracy (value, low, high,
     chance: always the commonest class, n, left_out), confusion [C, C].
     Raises: `ValueError` if there is none.
     """
-    one = (truth == 1).sum(1) == 1
-    y, s = (truth[one] == 1).argmax(1), scores[one]
+    one = _has_one(truth)
     if not one.any():
         raise ValueError(
             f'no film has exactly one of {", ".join(labels)}; nothing can be judged'
         )
-    if not np.isfinite(s).all():
-        raise ValueError(f'score is {s[~np.isfinite(s)][0]}: a finite number is needed')
-    # [N, C], [N]
-    best = s == s.max(1, keepdims=True)
-    won = best / best.sum(1, keepdims=True)
-    hit = won[np.arange(len(y)), y]
-    w = patient_weights(patients, n_boot, seed)[:, one]
-    rows = []
+    is_class = (truth[one] == 1).argmax(1)
+    scores = scores[one]
+    wrong = scores[~np.isfinite(scores)]
+    if len(wrong):
+        raise ValueError(f'score is {wrong[0]}: a finite number is needed')
+    hits = _hits(scores)
+    hit = hits[np.arange(len(hits)), is_class]
+    weight = patient_weights(patients, n_boot, seed)[:, one]
+    rows, confusion = [], []
     for c, label in enumerate(labels):
-        k = y == c
-        low, high = interval(_share(hit[k], w[:, k]))
+        k = is_class == c
+        recall = float(_recall(hit[k], np.ones(k.sum())))
+        low, high = interval(_recall(hit[k], weight[:, k]))
         rows.append(
-            dict(
-                finding=label,
-                n=int(k.sum()),
-                recall=float(_share(hit[k], np.ones(k.sum()))),
-                low=low,
-                high=high,
-            )
+            dict(finding=label, n=int(k.sum()), recall=recall, low=low, high=high)
         )
-    table, (low, high) = (
-        pd.DataFrame(rows).set_index('finding'),
-        interval(_share(hit, w)),
+        confusion.append(hits[k].sum(0))
+    table = pd.DataFrame(rows).set_index('finding')
+    low, high = interval(_recall(hit, weight))
+    table.attrs['accuracy'] = dict(
+        value=float(hit.mean()),
+        low=low,
+        high=high,
+        chance=float(np.bincount(is_class).max() / len(hit)),
+        n=len(hit),
+        left_out=int((~one).sum()),
     )
-    table.attrs |= dict(
-        accuracy=dict(
-            value=float(hit.mean()),
-            low=low,
-            high=high,
-            chance=float(np.bincount(y).max() / len(y)),
-            n=len(y),
-            left_out=int((~one).sum()),
-        ),
-        confusion=np.stack([won[y == c].sum(0) for c in range(len(labels))]),
-    )
+    table.attrs['confusion'] = np.stack(confusion)
     return table
 
 # %% ../../nbs/4_evidence/40_zeroshot.ipynb #9cea64e5
@@ -344,8 +356,8 @@ def zero_shot_choice(
     # a study table; judged are those with exactly one of the classes
     studies: pd.DataFrame,
     root: str | Path,  # folder of the films
-    prompts: Mapping
-    | None = None,  # label -> sentences; none: those of `chexpert5x200`
+    # label -> sentences; none: those of `chexpert5x200`
+    prompts: Mapping | None = None,
     # over a class's sentences: 'mean' (CXR-CLIP) or 'max' (GLoRIA)
     reduce: str = 'mean',
     # `standardise` over the films judged (GLoRIA); a film's answer then depends on the
@@ -356,17 +368,15 @@ def zero_shot_choice(
     seed: int = 0,
 ) -> pd.DataFrame:  # see `choice_table`
     "Which of several findings is it? Zero-shot, with intervals over patients."
-    prompts = class_prompts('chexpert5x200') if prompts is None else prompts
+    if prompts is None:
+        prompts = class_prompts('chexpert5x200')
     labels = list(prompts)
     truth = label_matrix(studies, labels)
-    scores = class_scores(
-        model,
-        embed_studies(model, studies, root) if image is None else image,
-        prompts,
-        reduce,
-    )
-    one = (truth == 1).sum(1) == 1
+    if image is None:
+        image = embed_studies(model, studies, root)
+    scores = class_scores(model, image, prompts, reduce)
     if standard:
+        one = _has_one(truth)
         scores = scores.astype(float)
         scores[one] = standardise(scores[one])
     return choice_table(truth, scores, list(studies.patient_id), labels, n_boot, seed)

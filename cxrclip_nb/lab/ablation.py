@@ -35,6 +35,24 @@ PAIRS = {
 }
 
 
+def _bootstrap_interval(draws, n_resample):
+    "Interval of the mean over seeds; `draws` of patients [seeds, n], seeds drawn anew."
+    n_seeds, n_draws = draws.shape
+    # seeds drawn anew for each draw of patients
+    size = (n_resample, n_draws, n_seeds)
+    seeds = rng_for(0, 'seeds').integers(n_seeds, size=size)
+    patients = np.arange(n_draws)[None, :, None]
+    return interval(draws[seeds, patients].mean(-1).ravel())
+
+
+def _t_half_width(values):
+    "Half of the 95 % t interval over seeds; NaN for a single one."
+    n = len(values)
+    if n == 1:
+        return np.nan
+    return student.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5
+
+
 def paired(
     runs: pd.DataFrame,  # of `read_runs`
     arm: str,  # name in `ARMS`
@@ -48,37 +66,34 @@ def paired(
     seeds), seeds: one difference a seed.
     Raises: `ValueError` if they share no seed.
     """
-    by = {a: runs[runs.arm == a].set_index('seed') for a in (arm, other)}
-    seeds = sorted(set(by[arm].index) & set(by[other].index))
+    first = runs[runs.arm == arm].set_index('seed')
+    second = runs[runs.arm == other].set_index('seed')
+    seeds = sorted(set(first.index) & set(second.index))
     if not seeds:
         raise ValueError(f'{arm!r} and {other!r} have no seed in common')
-    value, draws = (
-        [f(by[arm].loc[s]) - f(by[other].loc[s]) for s in seeds]
-        for f in (lambda r: r[metric], lambda r: np.array(r.draws[metric]))
-    )
-    # seeds drawn anew for each draw of patients
-    picks = rng_for(0, 'seeds').integers(
-        len(seeds), size=(n_resample, len(draws[0]), len(seeds))
-    )
-    low, high = interval(
-        np.array(draws)[picks, np.arange(len(draws[0]))[None, :, None]].mean(-1).ravel()
-    )
-    half = (
-        student.ppf(0.975, len(seeds) - 1) * np.std(value, ddof=1) / len(seeds) ** 0.5
-        if len(seeds) > 1
-        else np.nan
-    )
-    d = float(np.mean(value))
+    values, draws = [], []
+    for seed in seeds:
+        a, b = first.loc[seed], second.loc[seed]
+        values.append(a[metric] - b[metric])
+        draws.append(np.array(a.draws[metric]) - np.array(b.draws[metric]))
+    low, high = _bootstrap_interval(np.array(draws), n_resample)
+    mean, half = float(np.mean(values)), _t_half_width(values)
     return dict(
-        difference=d,
+        difference=mean,
         low=low,
         high=high,
-        seed_low=d - half,
-        seed_high=d + half,
-        seeds=[round(float(v), 4) for v in value],
+        seed_low=mean - half,
+        seed_high=mean + half,
+        seeds=[round(float(v), 4) for v in values],
     )
 
 # %% ../../nbs/4_evidence/44_ablation.ipynb #9e26e5a1
+def _mean_and_range(values, digits):
+    "Mean (least to most), as text."
+    mean, least, most = values.mean(), values.min(), values.max()
+    return f'{mean:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})'
+
+
 def arms_table(
     runs: pd.DataFrame,  # of `read_runs`
 ) -> pd.DataFrame:
@@ -89,29 +104,30 @@ def arms_table(
     """
     rows = []
     for name, arm in ARMS.items():
-        r = runs[runs.arm == name]
-        told = (
-            {
-                label: f'{r[k].mean():.{1 if k == "rsum" else 3}f} '
-                f'({r[k].min():.{1 if k == "rsum" else 3}f} to '
-                f'{r[k].max():.{1 if k == "rsum" else 3}f})'
-                for k, label in METRICS.items()
-            }
-            if len(r)
-            else {}
+        own = runs[runs.arm == name]
+        row = dict(
+            arm=name,
+            dose=arm.dose,
+            views=arm.views,
+            batch=arm.batch_size,
+            films=arm.films,
+            runs=len(own),
         )
-        rows.append(
-            dict(
-                arm=name,
-                dose=arm.dose,
-                views=arm.views,
-                batch=arm.batch_size,
-                films=arm.films,
-                runs=len(r),
-            )
-            | told
-        )
+        if len(own):
+            for metric, label in METRICS.items():
+                digits = 1 if metric == 'rsum' else 3
+                row[label] = _mean_and_range(own[metric], digits)
+        rows.append(row)
     return pd.DataFrame(rows).set_index('arm')
+
+
+def _clear(pair):
+    "1 or -1 if all seeds and both intervals of `paired` agree in sign, else 0."
+    ends = [pair[k] for k in ('low', 'high', 'seed_low', 'seed_high')]
+    ends += pair['seeds']
+    if all(e > 0 for e in ends):
+        return 1
+    return -1 if all(e < 0 for e in ends) else 0
 
 
 def differences(
@@ -124,14 +140,11 @@ def differences(
     and both intervals agree in sign, else 0.
     """
     rows = []
-    for (step, (arm, other)), metric in itertools.product(pairs.items(), METRICS):
-        p = paired(runs, arm, other, metric)
-        ends = [p[k] for k in ('low', 'high', 'seed_low', 'seed_high')] + p['seeds']
-        rows.append(
-            dict(step=step, metric=metric)
-            | p
-            | dict(clear=int(all(e > 0 for e in ends)) - int(all(e < 0 for e in ends)))
-        )
+    for step, (arm, other) in pairs.items():
+        for metric in METRICS:
+            pair = paired(runs, arm, other, metric)
+            row = dict(step=step, metric=metric) | pair
+            rows.append(row | dict(clear=_clear(pair)))
     return pd.DataFrame(rows).set_index(['step', 'metric'])
 
 # %% ../../nbs/4_evidence/44_ablation.ipynb #be66fa04
@@ -142,39 +155,46 @@ def show_arms(
     chance: float | None = None,  # where guessing would be
 ) -> Axes:
     "An arm a row: a dot a seed, a bar at their mean."
-    ax = ax or plt.subplots(figsize=(4.2, 2.2), layout='constrained')[1]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.2, 2.2), layout='constrained')
     for i, name in enumerate(ARMS):
-        v = runs[runs.arm == name][metric]
-        ax.plot(v, [i] * len(v), 'o', ms=4, color=PALETTE[0])
-        ax.plot([v.mean()] * 2, [i - 0.3, i + 0.3], color='k', lw=2)
-    ax.set_yticks(range(len(ARMS)), list(ARMS), fontsize=7)
+        values = runs[runs.arm == name][metric]
+        ax.plot(values, [i] * len(values), 'o', ms=4, color=PALETTE[0])
+        ax.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color='k', lw=2)
+    ax.set_yticks(range(len(ARMS)), list(ARMS))
     ax.invert_yaxis()
-    ax.set_xlabel(METRICS[metric], fontsize=8)
+    ax.set_xlabel(METRICS[metric])
     ax.grid(alpha=0.3, axis='x')
     if chance is not None:
         ax.axvline(chance, ls=':', color='.4')
     return ax
 
 # %% ../../nbs/4_evidence/44_ablation.ipynb #629b9dd2
+# better, worse, not clear
+_COLORS = {1: PALETTE[2], -1: PALETTE[3], 0: PALETTE[7]}
+
+
 def show_differences(
     table: pd.DataFrame,  # of `differences`
     metric: str,  # of `METRICS`
     ax: Axes | None = None,  # draw here; none: a new figure
 ) -> Axes:
-    """A step a row: the difference with its two intervals (thick: patients and seeds;
-    thin: seeds alone, t) and a dot a seed.
+    """A step a row: the difference with its two intervals and a dot a seed.
+
+    The thick interval is over patients and seeds, the thin one over seeds alone (t).
     """
-    ax = ax or plt.subplots(figsize=(4.2, 2.2), layout='constrained')[1]
+    if ax is None:
+        _, ax = plt.subplots(figsize=(4.2, 2.2), layout='constrained')
     rows = table.xs(metric, level='metric')
-    for i, r in enumerate(rows.itertuples()):
-        color = PALETTE[{1: 2, -1: 3, 0: 7}[r.clear]]
-        ax.plot([r.seed_low, r.seed_high], [i, i], color=color, lw=1)
-        ax.plot([r.low, r.high], [i, i], color=color, lw=4)
-        ax.plot(r.seeds, [i] * len(r.seeds), 'o', ms=3, color='k')
+    for i, row in enumerate(rows.itertuples()):
+        color = _COLORS[row.clear]
+        ax.plot([row.seed_low, row.seed_high], [i, i], color=color, lw=1)
+        ax.plot([row.low, row.high], [i, i], color=color, lw=4)
+        ax.plot(row.seeds, [i] * len(row.seeds), 'o', ms=3, color='k')
     ax.axvline(0, color='.4', lw=1)
-    ax.set_yticks(range(len(rows)), list(rows.index), fontsize=7)
+    ax.set_yticks(range(len(rows)), list(rows.index))
     ax.invert_yaxis()
-    ax.set_xlabel(f'change of {METRICS[metric]}', fontsize=8)
+    ax.set_xlabel(f'change of {METRICS[metric]}')
     return ax
 
 # %% ../../nbs/4_evidence/44_ablation.ipynb #e2657fb8
@@ -186,26 +206,25 @@ def show_dose(
     ax: Axes | None = None,  # draw here; none: a new figure
 ) -> Axes:
     "An arrow a seed, from no label studies to all of them; RSUM to the right."
-    ax = ax or plt.subplots(figsize=(2.8, 2.2), layout='constrained')[1]
-    for seed, r in runs[runs.arm.isin(pair)].groupby('seed'):
-        (x0, y0), (x1, y1) = (r[r.arm == a][['rsum', metric]].iloc[0] for a in pair)
-        ax.annotate(
-            '', (x1, y1), (x0, y0), arrowprops=dict(arrowstyle='->', color='.4')
-        )
-        ax.plot(x0, y0, 's', color=PALETTE[0], label=pair[0] if seed == 0 else None)
-        ax.plot(x1, y1, 'o', color=PALETTE[1], label=pair[1] if seed == 0 else None)
-    ax.set_xlabel('RSUM, %', fontsize=8)
-    ax.set_ylabel(METRICS[metric], fontsize=8)
-    ax.legend(fontsize=6)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(2.8, 2.2), layout='constrained')
+    arrow = dict(arrowstyle='->', color='.4')
+    for seed, of_seed in runs[runs.arm.isin(pair)].groupby('seed'):
+        points = of_seed.set_index('arm')[['rsum', metric]]
+        without, with_labels = points.loc[pair[0]], points.loc[pair[1]]
+        ax.annotate('', with_labels, without, arrowprops=arrow)
+        names = pair if seed == 0 else (None, None)  # once in the legend
+        ax.plot(*without, 's', color=PALETTE[0], label=names[0])
+        ax.plot(*with_labels, 'o', color=PALETTE[1], label=names[1])
+    ax.set_xlabel('RSUM, %')
+    ax.set_ylabel(METRICS[metric])
+    ax.legend()
     ax.grid(alpha=0.3)
     return ax
 
 # %% ../../nbs/4_evidence/44_ablation.ipynb #9ea3668e
-def parse_args(
-    # words of the command line; default: those of this process
-    argv: list[str] | None = None,
-) -> dict:
-    "Arguments of `ablate` from the command line."
+def _parser():
+    "The options of `cxrclip-ablate`."
     p = ArgumentParser(
         prog='cxrclip-ablate',
         description='Ablation of CXR-CLIP on hard phantoms; the same command goes on '
@@ -240,12 +259,20 @@ def parse_args(
         action='store_true',
         help='few studies and steps: to see that it works, not to learn anything',
     )
-    a = vars(p.parse_args(argv))
-    small = a.pop('small')
-    a['steps'] = (
-        (SMALL['steps'] if small else STEPS) if a['steps'] is None else a['steps']
-    )
-    return a | dict(hard=HARD | dict(studies=SMALL['studies']) if small else HARD)
+    return p
+
+
+def parse_args(
+    # words of the command line; default: those of this process
+    argv: list[str] | None = None,
+) -> dict:
+    "Arguments of `ablate` from the command line."
+    args = vars(_parser().parse_args(argv))
+    small = args.pop('small')
+    if args['steps'] is None:
+        args['steps'] = SMALL['steps'] if small else STEPS
+    args['hard'] = HARD | dict(studies=SMALL['studies']) if small else HARD
+    return args
 
 # %% ../../nbs/4_evidence/44_ablation.ipynb #e6400f59
 def main(
@@ -257,9 +284,10 @@ def main(
     except (ValueError, OSError) as e:
         sys.exit(f'cxrclip-ablate: {e}')
     print(arms_table(runs).to_string(na_rep='-'))
-    there = {k: p for k, p in PAIRS.items() if set(p) <= set(runs.arm)}
-    if there:
-        print(differences(runs, there).to_string(float_format='%.3f'))
+    done = set(runs.arm)
+    possible = {step: pair for step, pair in PAIRS.items() if set(pair) <= done}
+    if possible:
+        print(differences(runs, possible).to_string(float_format='%.3f'))
 
 
 # `python -m`, not a notebook, where __spec__ is None

@@ -63,8 +63,8 @@ ARMS = {
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #21fc4bff
 FIXED = dict(image_size=64, lr=1e-3)  # of every arm; all else as `TrainConfig` has it
-# of every run; draws of test patients, the same ones for all runs
-STEPS, N_BOOT = 800, 200
+STEPS = 800  # of every run
+N_BOOT = 200  # draws of test patients, the same ones for all runs
 
 # to see that it works
 SMALL = dict(
@@ -80,14 +80,18 @@ def arm_config(
     steps: int,
     **changes,  # of other options
 ) -> TrainConfig:
-    """The configuration of a run; the label studies beyond the arm's dose are left out
-    of its table.
+    """The configuration of a run.
+
+    The label studies beyond the arm's dose are left out of its table.
     """
-    data, table = Path(data), load_studies(Path(data) / 'studies.parquet')
+    data = Path(data)
+    table = load_studies(data / 'studies.parquet')
+    label_studies = table.index[table.source == 'labels']
+    beyond = label_studies[round(arm.dose * len(label_studies)) :]
     path = data / f'dose_{arm.dose:g}.parquet'
-    labels = table.index[table.source == 'labels']
-    save_studies(table.drop(labels[round(arm.dose * len(labels)) :]), path)
-    given = {k: v for k, v in asdict(arm).items() if k != 'dose'} | FIXED | changes
+    save_studies(table.drop(beyond), path)
+    options = asdict(arm)
+    del options['dose']
     return TrainConfig(
         studies=str(path),
         root=str(data),
@@ -95,7 +99,7 @@ def arm_config(
         max_steps=steps,
         save_every=10**9,
         seed=seed,
-        **given,
+        **(options | FIXED | changes),
     )
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #3d583236
@@ -115,13 +119,38 @@ def rsum(
 ) -> np.ndarray:  # [...] percent, 0 to 600
     "Sum of the six recalls, for many weightings at once."
     w = np.ones(len(i2t)) if weight is None else weight
-    return sum(
-        100 * (w * (ranks <= k)).sum(-1) / w.sum(-1) for ranks in (i2t, t2i) for k in KS
-    )
+    total = 0
+    for ranks in (i2t, t2i):
+        for k in KS:
+            found = (w * (ranks <= k)).sum(-1)
+            total = total + 100 * found / w.sum(-1)
+    return total
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #6da907b7
 # C of the probe, the inverse strength of its penalty
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+
+
+def _check_both_kinds(truth):
+    "Each finding must be there in some studies and not in others."
+    for c, t in enumerate(truth.T):
+        if t.min() == t.max():
+            raise ValueError(
+                f'finding {c} is alike in all {len(truth)} studies that the '
+                'probe is fitted on; draw more'
+            )
+
+
+def _fit_probe(x, truth, C):
+    "A logistic regression a finding; returns embeddings [N, D] -> log odds [N, C]."
+    fits = []
+    for t in truth.T:
+        fits.append(LogisticRegression(C=C / x.shape[1], max_iter=300).fit(x, t))
+
+    def scores(z):
+        return np.stack([m.decision_function(z) for m in fits], 1)
+
+    return scores
 
 
 def probe_scores(
@@ -129,74 +158,69 @@ def probe_scores(
     choose_on: tuple,  # likewise, of the validation studies
     image: np.ndarray,  # [N, D] of the studies to be judged
 ) -> np.ndarray:  # [N, C] log odds
-    """A logistic regression a finding on fixed embeddings; one C for all, the best in
-    validation.
+    """A logistic regression a finding on fixed embeddings.
 
+    One C holds for all findings, the best in validation.
     Raises: `ValueError` for a finding that the fit can't learn.
     """
-    x, y = fit_on
-    if lone := [c for c, t in enumerate(y.T) if t.min() == t.max()]:
-        raise ValueError(
-            f'finding {lone[0]} is alike in all {len(y)} studies that the '
-            'probe is fitted on; draw more'
-        )
+    x, truth = fit_on
+    valid_x, valid_truth = choose_on
+    _check_both_kinds(truth)
     # one spread for all axes: the penalty then fits any embedding
     mean, spread = x.mean(0), x.std()
-    scale = lambda e: (e - mean) / spread
-    fits = {
-        c: [
-            LogisticRegression(C=c / x.shape[1], max_iter=300).fit(scale(x), t)
-            for t in y.T
-        ]
-        for c in PENALTIES
-    }
-    scores = lambda c, e: np.stack([m.decision_function(scale(e)) for m in fits[c]], 1)
-    best = max(
-        PENALTIES, key=lambda c: mean_auroc(choose_on[1], scores(c, choose_on[0]))
-    )
-    return scores(best, image)
+    best_auroc, best = -np.inf, None
+    for C in PENALTIES:
+        scores = _fit_probe((x - mean) / spread, truth, C)
+        valid_auroc = mean_auroc(valid_truth, scores((valid_x - mean) / spread))
+        if best is None or valid_auroc > best_auroc:
+            best_auroc, best = valid_auroc, scores
+    return best((image - mean) / spread)
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #2f995fba
+# findings in the order of the prompt bank
+_NAMES = [l for l in LABELS if l in FINDINGS]
+
+
+def _parts(data):
+    "Test, validation and probe studies of the hard set."
+    table = load_studies(Path(data) / 'studies.parquet')
+    return dict(
+        test=table[table.split == 'test'].reset_index(drop=True),
+        valid=table[table.split == 'valid'],
+        probe=load_studies(Path(data) / 'probe.parquet'),
+    )
+
+
 def judge(
     model,  # trained, in eval mode
     data: str | Path,  # folder of `make_hard`
 ) -> dict[str, np.ndarray]:
-    """What a model says of each test study: scores of the findings by prompts and by
-    probe, ranks of retrieval.
+    """What a model makes of each test study.
 
-    Returns: zeroshot, words and probe [N, C]; i2t, t2i [N]; truth [N, C].
+    Returns: scores of the findings by prompts (zeroshot, words) and by probe [N, C];
+    ranks of retrieval i2t, t2i [N]; truth [N, C].
     """
-    table, probe = (
-        load_studies(Path(data) / f'{n}.parquet') for n in ('studies', 'probe')
-    )
-    parts = dict(
-        test=table[table.split == 'test'].reset_index(drop=True),
-        valid=table[table.split == 'valid'],
-        probe=probe,
-    )
-    names = [l for l in LABELS if l in FINDINGS]
-    e, truth = (
-        {k: f(p) for k, p in parts.items()}
-        for f in (
-            lambda p: embed_studies(model, p, data),
-            lambda p: label_matrix(p, names),
-        )
-    )
-    by = lambda prompts: pair_probability(
-        e['test'], class_embeddings(model, prompts)
-    ).numpy()
-    texts = [report_of(t) for t in parts['test'].texts]
-    told = model.embed_texts(texts)
-    x = {k: v.double().numpy() for k, v in e.items()}
+    parts = _parts(data)
+    image, x, truth = {}, {}, {}
+    for name, studies in parts.items():
+        image[name] = embed_studies(model, studies, data)
+        x[name] = image[name].double().numpy()
+        truth[name] = label_matrix(studies, _NAMES)
+
+    def by_prompts(prompts):
+        classes = class_embeddings(model, prompts)
+        return pair_probability(image['test'], classes).numpy()
+
+    reports = [report_of(texts) for texts in parts['test'].texts]
+    text = model.embed_texts(reports)
+    fit_on, choose_on = (x['probe'], truth['probe']), (x['valid'], truth['valid'])
     return dict(
         truth=truth['test'],
-        zeroshot=by(class_prompts('ensemble', names)),
-        words=by(report_prompts(names)),
-        probe=probe_scores(
-            (x['probe'], truth['probe']), (x['valid'], truth['valid']), x['test']
-        ),
-        i2t=image_ranks(e['test'], told, texts),
-        t2i=text_ranks(e['test'], told, texts),
+        zeroshot=by_prompts(class_prompts('ensemble', _NAMES)),
+        words=by_prompts(report_prompts(_NAMES)),
+        probe=probe_scores(fit_on, choose_on, x['test']),
+        i2t=image_ranks(image['test'], text, reports),
+        t2i=text_ranks(image['test'], text, reports),
     )
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #424d7474
@@ -207,6 +231,7 @@ METRICS = dict(
     probe='probe AUROC',
     rsum='RSUM',
 )
+_SCORES = ('zeroshot', 'words', 'probe')  # of `judge`, [N, C] each
 
 
 def measures(
@@ -214,48 +239,46 @@ def measures(
     weight: np.ndarray | None = None,  # [..., N] times each test study counts
 ) -> dict[str, np.ndarray]:  # [...] by the names of `METRICS`
     "The four figures of a run."
-    truth, i2t, t2i = (judged[k] for k in ('truth', 'i2t', 't2i'))
+    truth = judged['truth']
     return dict(
-        zip(
-            ('auroc', 'words', 'probe'),
-            (
-                mean_auroc(truth, judged[k], weight)
-                for k in ('zeroshot', 'words', 'probe')
-            ),
-        )
-    ) | dict(rsum=rsum(i2t, t2i, weight))
+        auroc=mean_auroc(truth, judged['zeroshot'], weight),
+        words=mean_auroc(truth, judged['words'], weight),
+        probe=mean_auroc(truth, judged['probe'], weight),
+        rsum=rsum(judged['i2t'], judged['t2i'], weight),
+    )
+
+
+def _auroc_by_finding(judged, score):
+    "AUROC of each finding by one kind of score."
+    columns = zip(_NAMES, judged['truth'].T, judged[score].T)
+    return {l: round(float(auroc(t, s)), 4) for l, t, s in columns}
+
+
+def _recalls(judged):
+    "The six recalls, in percent."
+    recalls = {}
+    for way in ('i2t', 't2i'):
+        for k in KS:
+            hits = judged[way] <= k
+            recalls[f'{way}_R@{k}'] = round(float(100 * hits.mean()), 2)
+    return recalls
 
 
 def summary(
     judged: Mapping,  # of `judge`
     n_boot: int = N_BOOT,  # draws of test patients; each study is a patient
 ) -> dict:  # JSON-ready: the figures, AUROC by finding, recalls, `draws` of the figures
-    """What is kept of a run; the draws are the same for all runs, so differences can be
-    taken draw by draw.
+    """What is kept of a run.
+
+    The draws are the same for all runs, so differences can be taken draw by draw.
     """
-    names = [l for l in LABELS if l in FINDINGS]
-    n = len(judged['i2t'])
-    by_finding = {
-        k: {
-            l: round(float(auroc(t, s)), 4)
-            for l, t, s in zip(names, judged['truth'].T, judged[k].T)
-        }
-        for k in ('zeroshot', 'words', 'probe')
-    }
-    recalls = {
-        f'{k}_R@{j}': round(float(100 * (judged[k] <= j).mean()), 2)
-        for k in ('i2t', 't2i')
-        for j in KS
-    }
-    draws = {
-        k: np.round(v, 4 if k != 'rsum' else 2).tolist()
-        for k, v in measures(judged, patient_weights(range(n), n_boot)).items()
-    }
-    return (
-        {k: round(float(v), 5) for k, v in measures(judged).items()}
-        | recalls
-        | dict(findings=by_finding, draws=draws)
-    )
+    figures = {k: round(float(v), 5) for k, v in measures(judged).items()}
+    weights = patient_weights(range(len(judged['i2t'])), n_boot)
+    draws = {}
+    for name, values in measures(judged, weights).items():
+        draws[name] = np.round(values, 2 if name == 'rsum' else 4).tolist()
+    by_finding = {score: _auroc_by_finding(judged, score) for score in _SCORES}
+    return figures | _recalls(judged) | dict(findings=by_finding, draws=draws)
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #2ace8dc2
 def run_arm(
@@ -267,40 +290,46 @@ def run_arm(
     **changes,  # of other options of `TrainConfig`
 ) -> dict:  # a line of the results
     "Train an arm once and measure it."
-    run_dir = Path(output_dir) / f'{name.replace(" ", "").replace(",", "_")}_seed{seed}'
+    folder = f'{name.replace(" ", "").replace(",", "_")}_seed{seed}'
+    run_dir = Path(output_dir) / folder
     run_dir.mkdir(parents=True, exist_ok=True)
     run = start_run(arm_config(ARMS[name], seed, data, run_dir, steps, **changes))
     fit(run)
-    model, begun = run.bare.eval(), time.perf_counter()
+    model = run.unwrapped.eval()
+    begun = time.perf_counter()
     judged = judge(model, data)
     with atomic_path(run_dir / 'scores.npz') as tmp, open(tmp, 'wb') as f:
         np.savez_compressed(f, **judged)
     (run_dir / 'last.pt').unlink()
     shutil.rmtree(run_dir / 'best', ignore_errors=True)
     history = pd.DataFrame(run.history)
-    return dict(
+    judged_s = time.perf_counter() - begun
+    valid = validate(model, run.valid_loader, run.config, run.accelerator)
+    line = dict(
         arm=name,
         seed=seed,
         steps=steps,
         films=ARMS[name].films,
         seconds=round(float(history.seconds.sum()), 1),
-        judged_s=round(time.perf_counter() - begun, 1),
+        judged_s=round(judged_s, 1),
         loss=round(float(history.total.tail(50).mean()), 4),
-        valid=round(validate(model, run.valid, run.config, run.accelerator), 4),
-    ) | summary(judged)
+        valid=round(valid, 4),
+    )
+    return line | summary(judged)
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #cd5d12fe
 def read_runs(
     path: str | Path,  # runs.jsonl, a line a run; it need not exist
 ) -> pd.DataFrame:  # a row a run
     "The runs that are done; a last line cut off by a kill is left out."
-    lines = []
-    for line in Path(path).read_text().splitlines() if Path(path).exists() else ():
+    runs = []
+    text = Path(path).read_text() if Path(path).exists() else ''
+    for line in text.splitlines():
         try:
-            lines.append(json.loads(line))
+            runs.append(json.loads(line))
         except ValueError:
             break
-    return pd.DataFrame(lines)
+    return pd.DataFrame(runs)
 
 
 def _same_series(out, settings):
@@ -311,9 +340,11 @@ def _same_series(out, settings):
     card = out / 'series.json'
     out.mkdir(parents=True, exist_ok=True)
     then = json.loads(card.read_text()) if card.exists() else settings
-    if differ := [
-        f'{k}: {then[k]!r} then, {v!r} now' for k, v in settings.items() if then[k] != v
-    ]:
+    differ = []
+    for name, now in settings.items():
+        if then[name] != now:
+            differ.append(f'{name}: {then[name]!r} then, {now!r} now')
+    if differ:
         raise ValueError(
             f'{out} holds a series of other settings; '
             + '; '.join(differ)
@@ -323,6 +354,13 @@ def _same_series(out, settings):
         tmp.write_text(json.dumps(settings))
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #fb187af8
+def _report(line):
+    "Print a run that is done."
+    figures = ', '.join(f'{k} {line[k]:.3f}' for k in ('valid', *METRICS))
+    seconds = f'{line["seconds"]:.0f} + {line["judged_s"]:.0f} s'
+    print(f'{line["arm"]}, seed {line["seed"]}: {figures}, {seconds}', flush=True)
+
+
 def ablate(
     output_dir: str | Path,  # data/, runs.jsonl, and a folder a run
     seeds: Sequence[int] = (0, 1, 2),
@@ -335,31 +373,23 @@ def ablate(
 
     Raises: `ValueError` for an unknown arm, or other settings than at its start.
     """
-    if unknown := [a for a in arms if a not in ARMS]:
-        raise ValueError(
-            f'no arm {unknown[0]!r}; there are {", ".join(map(repr, ARMS))}'
-        )
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        names = ', '.join(map(repr, ARMS))
+        raise ValueError(f'no arm {unknown[0]!r}; there are {names}')
     out = Path(output_dir)
     _same_series(out, dict(steps=steps, hard=hard, options=FIXED | changes))
     make_hard(out / 'data', hard)
     path = out / 'runs.jsonl'
-    done = read_runs(path).to_dict('records')
+    lines = read_runs(path).to_dict('records')
     # without a line that was cut off
     with atomic_path(path) as tmp:
-        tmp.write_text(''.join(json.dumps(r) + '\n' for r in done))
-    for name, seed in [
-        (a, s)
-        for s in seeds
-        for a in arms
-        if (a, s) not in {(r['arm'], r['seed']) for r in done}
-    ]:
-        line = run_arm(name, seed, out / 'data', out, steps, **changes)
+        tmp.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    done = {(line['arm'], line['seed']) for line in lines}
+    missing = [(arm, seed) for seed in seeds for arm in arms if (arm, seed) not in done]
+    for arm, seed in missing:
+        line = run_arm(arm, seed, out / 'data', out, steps, **changes)
         with open(path, 'a') as f:
             f.write(json.dumps(line) + '\n')
-        print(
-            f'{name}, seed {seed}: '
-            + ', '.join(f'{k} {line[k]:.3f}' for k in ('valid', *METRICS))
-            + f', {line["seconds"]:.0f} + {line["judged_s"]:.0f} s',
-            flush=True,
-        )
+        _report(line)
     return read_runs(path)

@@ -63,30 +63,33 @@ HARD = dict(  # fixed before any model was trained on it
 )  # side of the films, pixels; of everything drawn
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #3cb57147
+def _severity(rng, hard):
+    "How plain a finding is: subtle or not, by lot."
+    subtle = rng.random() < hard['subtle']
+    low, high = (0.05, 0.25) if subtle else (0.25, 0.8)
+    return round(float(rng.uniform(low, high)), 3)
+
+
 def hard_findings(
     rng: np.random.Generator,
     hard: Mapping = HARD,  # settings
 ) -> list[Finding]:  # at most five
-    """Findings of a study, each by its prevalence, independent of one another, half of
-    them subtle.
-    """
-    there = [l for l, p in hard['prevalence'].items() if rng.random() < p]
-    severity = lambda: float(
-        rng.uniform(0.05, 0.25)
-        if rng.random() < hard['subtle']
-        else rng.uniform(0.25, 0.8)
-    )
-    return [
-        replace(sample_finding(l, rng), severity=round(severity(), 3))
-        for l in there[:5]
-    ]
+    "Findings of a study by their prevalence, independent of one another."
+    labels = [l for l, p in hard['prevalence'].items() if rng.random() < p]
+    findings = []
+    for label in labels[:5]:
+        finding = sample_finding(label, rng)
+        findings.append(replace(finding, severity=_severity(rng, hard)))
+    return findings
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #11960ff0
 def _lose(text, rng, share):
     "A section without some of its sentences; one is always left."
-    told = text.removesuffix('.').split('. ')
-    keep = [s for s in told if rng.random() >= share] or [told[rng.integers(len(told))]]
-    return '. '.join(keep) + '.'
+    sentences = text.removesuffix('.').split('. ')
+    kept = [s for s in sentences if rng.random() >= share]
+    if not kept:
+        kept = [sentences[rng.integers(len(sentences))]]
+    return '. '.join(kept) + '.'
 
 
 def hard_report(
@@ -96,11 +99,15 @@ def hard_report(
     hard: Mapping = HARD,  # settings
 ) -> dict:  # texts and augmented: [findings, impression] and a rewording of each
     "A report that passes over some findings and has lost some sentences."
-    told = [f for f in findings if not noise or rng.random() >= hard['unmentioned']]
-    lost = hard['lost'] if noise else 0.0
-    texts, augmented = (
-        [_lose(s, rng, lost) for s in write_report(told, rng)] for _ in range(2)
-    )
+    mentioned, lost = list(findings), 0.0
+    if noise:
+        mentioned = [f for f in findings if rng.random() >= hard['unmentioned']]
+        lost = hard['lost']
+    versions = []
+    for _ in range(2):
+        sections = write_report(mentioned, rng)
+        versions.append([_lose(section, rng, lost) for section in sections])
+    texts, augmented = versions
     return dict(texts=texts, augmented=augmented)
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #1f4967dd
@@ -108,10 +115,23 @@ def clean_labels(
     findings: Sequence[Finding],  # what is on the films
 ) -> dict:  # positive, negative, uncertain
     "The truth about all findings."
-    there = [f.label for f in findings]
-    return dict(
-        positive=there, negative=[l for l in FINDINGS if l not in there], uncertain=[]
-    )
+    positive = [f.label for f in findings]
+    negative = [l for l in FINDINGS if l not in positive]
+    return dict(positive=positive, negative=negative, uncertain=[])
+
+
+def _label_of_present(severity, u, rng, hard):
+    "What a label makes of a finding that is there; u is uniform on [0, 1)."
+    if severity < 0.25 and rng.random() < hard['unsure']:
+        return 'uncertain'
+    return 'negative' if u < hard['missed'] else 'positive'
+
+
+def _label_of_absent(prevalence, u, rng, hard):
+    "What a label makes of a finding that is not there; None: it states nothing."
+    if u < hard['invented'] * prevalence / (1 - prevalence):
+        return 'positive'
+    return 'negative' if rng.random() < hard['stated'] else None
 
 
 def hard_labels(
@@ -119,93 +139,74 @@ def hard_labels(
     rng: np.random.Generator,
     hard: Mapping = HARD,  # settings
 ) -> dict:  # positive, negative, uncertain
-    """Labels as a corpus gives them: some wrong, some uncertain, most absences not
-    stated.
-    """
-    severity, said = (
-        {f.label: f.severity for f in findings},
-        dict(positive=[], negative=[], uncertain=[]),
-    )
-    for l, p in hard['prevalence'].items():
+    "Labels as a corpus gives them: some wrong, some uncertain, most absences unstated."
+    severity = {f.label: f.severity for f in findings}
+    labels = dict(positive=[], negative=[], uncertain=[])
+    for label, prevalence in hard['prevalence'].items():
         u = rng.random()
-        if l in severity:
-            kind = (
-                'uncertain'
-                if severity[l] < 0.25 and rng.random() < hard['unsure']
-                else 'negative'
-                if u < hard['missed']
-                else 'positive'
-            )
+        if label in severity:
+            kind = _label_of_present(severity[label], u, rng, hard)
         else:
-            kind = (
-                'positive'
-                if u < hard['invented'] * p / (1 - p)
-                else 'negative'
-                if rng.random() < hard['stated']
-                else None
-            )
+            kind = _label_of_absent(prevalence, u, rng, hard)
         if kind:
-            said[kind].append(l)
-    if not said['positive'] and not said['uncertain']:
-        said['positive'] = ['No Finding']
-    return said
+            labels[kind].append(label)
+    if not labels['positive'] and not labels['uncertain']:
+        labels['positive'] = ['No Finding']
+    return labels
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #7ebdf509
+def _plan_texts(part, findings, rng, hard):
+    "Texts of a study; none for label studies and the probe's."
+    if part in ('labels', 'probe'):
+        return dict(texts=[], augmented=[])
+    return hard_report(findings, rng, part == 'reports', hard)
+
+
+def _plan_labels(part, findings, rng, hard):
+    "Labels of a study; none for report studies, clean ones outside the training."
+    if part == 'labels':
+        return hard_labels(findings, rng, hard)
+    if part == 'reports':
+        return dict(positive=[], negative=[], uncertain=[])
+    return clean_labels(findings)
+
+
 def hard_plan(
     part: str,  # 'reports', 'labels', 'valid', 'probe' or 'test'
     number: int,  # of the study within its part
     hard: Mapping = HARD,  # settings
 ) -> tuple[dict, dict]:  # what is drawn; the row of the study table
-    """One study: who, with which findings, and what is said of it; depends on the
-    settings and its number alone.
+    """One study: who, with which findings, and what is written of it.
+
+    It depends on the settings and its number alone.
     """
     rng = rng_for(hard['seed'], 'hard', part, number)
     study = f'{part}{number:05d}'
-    anatomy, findings, views = (
-        sample_anatomy(rng),
-        hard_findings(rng, hard),
-        list(VISITS[rng.choice(5, p=[0.3, 0.4, 0.15, 0.05, 0.1])]),
+    anatomy = sample_anatomy(rng)
+    findings = hard_findings(rng, hard)
+    views = list(VISITS[rng.choice(5, p=[0.3, 0.4, 0.15, 0.05, 0.1])])
+    split = part if part in ('valid', 'test') else 'train'
+    row = dict(
+        study_id=study,
+        patient_id=study,
+        source=part,
+        split=split,
+        views=views,
+        images=[f'images/{study}_{k}.jpg' for k in range(len(views))],
     )
-    train = part in ('reports', 'labels')
-    text = (
-        dict(texts=[], augmented=[])
-        if part in ('labels', 'probe')
-        else hard_report(findings, rng, train, hard)
-    )
-    labels = (
-        hard_labels(findings, rng, hard)
-        if part == 'labels'
-        else dict(positive=[], negative=[], uncertain=[])
-        if part == 'reports'
-        else clean_labels(findings)
-    )
-    row = (
-        dict(
-            study_id=study,
-            patient_id=study,
-            source=part,
-            split='train' if train or part == 'probe' else part,
-            views=views,
-            images=[f'images/{study}_{k}.jpg' for k in range(len(views))],
-        )
-        | text
-        | labels
-    )
+    row |= _plan_texts(part, findings, rng, hard)
+    row |= _plan_labels(part, findings, rng, hard)
     return dict(anatomy=anatomy, findings=findings, views=views, study=study), row
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #11ad55a4
 def _draw(plan, row, root, hard):
-    for k, name in enumerate(row['images']):
-        film = draw_film(
-            plan['anatomy'],
-            plan['findings'],
-            plan['views'][k],
-            hard['size'],
-            rng_for(hard['seed'], 'film', plan['study'], k),
-        )[0]
-        (root / name).write_bytes(
-            cv2.imencode('.jpg', film, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
-        )
+    "Draw and write the films of a study."
+    anatomy, findings = plan['anatomy'], plan['findings']
+    for k, (name, view) in enumerate(zip(row['images'], plan['views'])):
+        rng = rng_for(hard['seed'], 'film', plan['study'], k)
+        film = draw_film(anatomy, findings, view, hard['size'], rng)[0]
+        jpeg = cv2.imencode('.jpg', film, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        (root / name).write_bytes(jpeg.tobytes())
 
 
 def make_hard(
@@ -221,53 +222,56 @@ def make_hard(
     root = Path(root)
     card = root / 'hard.json'
     paths = [root / 'studies.parquet', root / 'probe.parquet']
-    if card.exists() and json.loads(card.read_text()) == hard:
-        return tuple(map(load_studies, paths))
-    card.unlink(missing_ok=True)
+    if not card.exists() or json.loads(card.read_text()) != hard:
+        card.unlink(missing_ok=True)
+        _draw_all(root, paths, hard)
+        with atomic_path(card) as tmp:
+            tmp.write_text(json.dumps(hard))
+    studies, probe = map(load_studies, paths)
+    return studies, probe
+
+
+def _draw_all(root, paths, hard):
+    "Draw the films and write the two tables."
     (root / 'images').mkdir(parents=True, exist_ok=True)
-    plans = [
-        hard_plan(part, k, hard)
-        for part, n in hard['studies'].items()
-        for k in range(n)
-    ]
-    for plan in progress(plans, desc='hard phantoms', unit='study'):
-        _draw(*plan, root, hard)
+    plans = []
+    for part, n in hard['studies'].items():
+        plans += [hard_plan(part, k, hard) for k in range(n)]
+    for plan, row in progress(plans, desc='hard phantoms', unit='study'):
+        _draw(plan, row, root, hard)
     table = pd.DataFrame([row for _, row in plans])
-    probe = table.source == 'probe'
-    for path, part in zip(paths, (table[~probe], table[probe])):
+    is_probe = table.source == 'probe'
+    for path, part in zip(paths, (table[~is_probe], table[is_probe])):
         save_studies(part, path)
-    with atomic_path(card) as tmp:
-        tmp.write_text(json.dumps(hard))
-    return tuple(map(load_studies, paths))
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #7353ab7e
+def _slots():
+    "What can be filled into a sentence: places, sizes, degrees."
+    sizes = (
+        dict(large='small', mild='mild', cm=4.2, mm=9),
+        dict(large='large', mild='marked', cm=6.0, mm=15),
+    )
+    slots = []
+    for side, zone, size in itertools.product(('left', 'right'), ZONE_Y, sizes):
+        place = dict(side=side, Side=side.capitalize(), base=f'the {side} base')
+        slots.append(place | dict(zone=zone) | size)
+    return slots
+
+
+def _filled(forms):
+    "Sentences of the forms, each once, as a sentence begins and ends."
+    slots = _slots()
+    sentences = dict.fromkeys(form.format(**s) for form in forms for s in slots)
+    return [s[0].upper() + s[1:] + '.' for s in sentences]
+
+
 def report_prompts(
     labels: Sequence[str],  # of `FINDINGS`
 ) -> dict:  # label -> (negative sentences, positive sentences)
-    """Prompts in the words of the phantoms' reports, which never name a finding as its
-    label does.
-    """
-    slots = [
-        dict(
-            side=s,
-            Side=s.capitalize(),
-            base=f'the {s} base',
-            zone=z,
-            large=size,
-            mild=degree,
-            cm=cm,
-            mm=mm,
-        )
-        for (s, z), (size, degree, cm, mm) in itertools.product(
-            itertools.product(('left', 'right'), ZONE_Y),
-            (('small', 'mild', 4.2, 9), ('large', 'marked', 6.0, 15)),
-        )
-    ]
-    say = lambda ways: list(dict.fromkeys(w.format(**x) for w in ways for x in slots))
-    return {
-        l: (
-            [d.format(name) + '.' for d in DENIED for name in SAID[l][1]],
-            [t[0].upper() + t[1:] + '.' for t in say((*SAID[l][0], SAID[l][2]))],
-        )
-        for l in labels
-    }
+    "Prompts in the reports' words, which never name a finding as its label does."
+    prompts = {}
+    for label in labels:
+        forms, names, impression = SAID[label]
+        negative = [d.format(name) + '.' for d in DENIED for name in names]
+        prompts[label] = negative, _filled((*forms, impression))
+    return prompts

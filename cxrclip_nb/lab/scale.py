@@ -15,30 +15,34 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/9_evaluation/97_scale.ipynb #1f48dcf4
+def _half(n):
+    "Places along a side after a stride of two, rounded up."
+    return -(-n // 2)
+
+
+def _conv_flops(kernel, channels, out_channels, n):
+    "Operations of a convolution with n x n places in its output."
+    return 2 * kernel**2 * channels * out_channels * n * n
+
+
 def resnet50_flops(
     size: int = 224,  # side of the film, in pixels
 ) -> int:  # operations of one film, forward, convolutions only
-    """Operations of ResNet-50's convolutions, two for a multiplication with its
-    addition.
-    """
-    half = lambda n: -(-n // 2)  # a stride of two, rounded up
-    conv = lambda k, c, o, n: 2 * k * k * c * o * n * n
-    # stem, then the pooling halves again
-    n = half(size)
-    total = conv(7, 3, 64, n)
-    n = half(n)
-    c = 64
+    "Operations of ResNet-50's convolutions, two per multiplication with its addition."
+    n = _half(size)
+    total = _conv_flops(7, 3, 64, n)  # the stem; then the pooling halves again
+    n, channels = _half(n), 64
     for stage, blocks in enumerate((3, 4, 6, 3)):
-        w = 64 * 2**stage
+        width = 64 * 2**stage
         for block in range(blocks):
-            out = half(n) if stage and not block else n  # the 3x3 has the stride
-            total += (
-                conv(1, c, w, n)
-                + conv(3, w, w, out)
-                + conv(1, w, 4 * w, out)
-                + (conv(1, c, 4 * w, out) if not block else 0)
-            )
-            n, c = out, 4 * w
+            first = block == 0
+            out = _half(n) if first and stage > 0 else n  # the 3x3 has the stride
+            total += _conv_flops(1, channels, width, n)
+            total += _conv_flops(3, width, width, out)
+            total += _conv_flops(1, width, 4 * width, out)
+            if first:  # the shortcut
+                total += _conv_flops(1, channels, 4 * width, out)
+            n, channels = out, 4 * width
     return total
 
 # %% ../../nbs/9_evaluation/97_scale.ipynb #61eb94cf
@@ -49,9 +53,9 @@ def bert_flops(
     inner: int = 3072,  # f
 ) -> int:  # operations of one text, forward, matrix products only
     "Operations of a BERT encoder."
-    return layers * (
-        2 * length * (4 * width**2 + 2 * width * inner) + 4 * length**2 * width
-    )
+    products = 2 * length * (4 * width**2 + 2 * width * inner)
+    attention = 4 * length**2 * width
+    return layers * (products + attention)
 
 
 def study_flops(
@@ -66,8 +70,9 @@ def study_flops(
 def count_flops(
     run: Callable,  # what to count
 ) -> int:  # operations
-    """Operations of the products and convolutions that `run` performs, backward passes
-    included, as PyTorch counts them.
+    """Operations of the products and convolutions in `run`, as PyTorch counts them.
+
+    Backward passes are included.
     """
     with FlopCounterMode(display=False) as counter:
         run()
@@ -136,7 +141,8 @@ def allgather_seconds(
     link: Link,
 ) -> float:
     "Seconds until every rank holds what all had, in a ring."
-    return (ranks - 1) * (link.latency + n_bytes / (1e9 * link.gb_per_s))
+    message = link.latency + n_bytes / (1e9 * link.gb_per_s)
+    return (ranks - 1) * message
 
 
 def allreduce_seconds(
@@ -145,7 +151,8 @@ def allreduce_seconds(
     link: Link,
 ) -> float:
     "Seconds until every rank holds the sum of all, in a ring."
-    return 2 * (ranks - 1) * (link.latency + n_bytes / ranks / (1e9 * link.gb_per_s))
+    message = link.latency + n_bytes / ranks / (1e9 * link.gb_per_s)
+    return 2 * (ranks - 1) * message
 
 # %% ../../nbs/9_evaluation/97_scale.ipynb #e672ec05
 def step_seconds(
@@ -182,16 +189,20 @@ def best_seconds(
     warm_up: int = 1,  # rounds before that are not timed
 ) -> float:  # seconds
     "Seconds of a piece of work, the best of some rounds."
-    wait = torch.cuda.synchronize if str(device).startswith('cuda') else lambda: None
+    on_gpu = str(device).startswith('cuda')
+
+    def clock():
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     for _ in range(warm_up):
         run()
     best = float('inf')
     for _ in range(rounds):
-        wait()
-        t = time.perf_counter()
+        start = clock()
         run()
-        wait()
-        best = min(best, time.perf_counter() - t)
+        best = min(best, clock() - start)
     return best
 
 

@@ -16,35 +16,39 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/7_models/74_chunked.ipynb #8376725c
-def _small(sets, scale):
+def _exp_is_safe(sets, scale):
     "May `exp` be taken of the logits as they are? By the longest of all vectors."
-    longest = torch.stack(
-        [torch.linalg.vector_norm(x, dim=-1).max() for x in sets]
-    ).max()
-    # not so if anything is not a number
-    return bool(scale * longest**2 < 0.8 * math.log(torch.finfo(longest.dtype).max))
+    lengths = [torch.linalg.vector_norm(x, dim=-1).max() for x in sets]
+    longest = torch.stack(lengths).max()
+    limit = 0.8 * math.log(torch.finfo(longest.dtype).max)
+    return bool(scale * longest**2 < limit)  # not so if anything is not a number
 
 
-def _sums(S, small):
-    """log sum exp of the rows [c, W] and columns [W, B] of logits [c, W, B]; if
-    `small`, S holds exp(S) afterwards.
+def _sums(S, exp_is_safe):
+    """Log sum exp of the rows [c, W] and columns [W, B] of logits [c, W, B].
+
+    If `exp_is_safe`, S holds exp(S) afterwards.
     """
-    if not small:
-        return S.logsumexp(2), S.logsumexp(0)
-    S.exp_()
-    return S.sum(2).log_(), S.sum(0).log_()
+    if exp_is_safe:
+        S.exp_()
+        return S.sum(2).log_(), S.sum(0).log_()
+    return S.logsumexp(2), S.logsumexp(0)
 
 
-def _softmaxes(S, rows, cols, small, at_once=64):
-    """Softmax of the rows plus softmax of the columns [c, W, B], in place of S:
-    `at_once` rows, so that what `exp` needs on the side stays small.
+def _softmaxes(S, rows, cols, exp_is_safe, at_once=64):
+    """Softmax of the rows plus softmax of the columns [c, W, B], in place of S.
+
+    S as `_sums` leaves it; `at_once` rows, so that what is needed on the side is small.
     """
-    c = (-cols).exp() if small else cols
-    for s, r in zip(S.split(at_once), rows[..., None].split(at_once)):
-        if small:
-            s.mul_((-r).exp() + c)
+    rows = rows[..., None]  # [c, W, 1]
+    if exp_is_safe:
+        exp_cols = (-cols).exp()
+    for s, r in zip(S.split(at_once), rows.split(at_once)):
+        if exp_is_safe:
+            s.mul_((-r).exp() + exp_cols)
         else:
-            s.copy_((s - r).exp_().add_((s - c).exp_()))
+            of_columns = (s - cols).exp_()
+            s.sub_(r).exp_().add_(of_columns)
     return S
 
 # %% ../../nbs/7_models/74_chunked.ipynb #0e61787f
@@ -53,86 +57,114 @@ def _alike(
     piece: slice,  # c studies
 ) -> Tensor:  # bool [c, W, B]
     "Which studies share a number with those of the piece."
-    return (
-        (ids[:, :, None, piece, None] == ids[:, None, :, None, :])
-        .flatten(1, 2)
-        .any(1)
-        .movedim(0, 1)
-    )
+    of_piece = ids[:, :, None, piece, None]  # [W, R, 1, c, 1]
+    of_all = ids[:, None, :, None, :]  # [W, 1, R, 1, B]
+    equal = (of_piece == of_all).flatten(1, 2)  # [W, R R, c, B]
+    return equal.any(1).movedim(0, 1)
 
 
-class _Answers:
-    """What the right answers take from a piece of logits or softmaxes [c, W, B]: the
-    diagonal, or equal shares of all that are alike.
+class _Targets:
+    """The right answers: the diagonal, or equal shares of all that are alike.
+
+    They stand for T + T' in a piece of logits or of softmaxes, [c, W, B].
     """
 
     def __init__(self, ids, pieces, dtype):
         self.ids = ids
-        # [B, W], 1/n
         if ids is not None:
-            self.parts = 1 / torch.cat([_alike(ids, p).sum(2) for p in pieces]).to(
-                dtype
-            )
+            alike = [_alike(ids, piece).sum(2) for piece in pieces]
+            self.share = 1 / torch.cat(alike).to(dtype)  # 1/n, [B, W]
 
-    # T + T'
-    def shares(self, piece):
-        return _alike(self.ids, piece) * (self.parts[piece, :, None] + self.parts.T)
+    def weights(self, piece):
+        "T + T' [c, W, B] of studies that are alike."
+        of_rows = self.share[piece, :, None]
+        of_columns = self.share.T
+        return _alike(self.ids, piece) * (of_rows + of_columns)
 
-    def total(self, S, piece):
+    def sum_over(self, S, piece):
+        "The sum of S at the right answers."
         if self.ids is None:
-            return 2 * S[..., piece].diagonal(dim1=0, dim2=2).sum()
-        return (self.shares(piece) * S).sum()
+            return 2 * self._diagonal(S, piece).sum()
+        return (self.weights(piece) * S).sum()
 
-    def take(self, G, piece):
+    def subtract_from(self, G, piece):
+        "Softmaxes become the derivative by the logits, in place."
         if self.ids is None:
-            G[..., piece].diagonal(dim1=0, dim2=2).sub_(2)
+            self._diagonal(G, piece).sub_(2)
         else:
-            G.sub_(self.shares(piece))
+            G.sub_(self.weights(piece))
+
+    @staticmethod
+    def _diagonal(S, piece):
+        return S[..., piece].diagonal(dim1=0, dim2=2)
 
 # %% ../../nbs/7_models/74_chunked.ipynb #43c28976
-# [c, W, B]
-def _logits(x, b, scale):
-    return (scale * x @ b.flatten(0, 1).T).unflatten(1, b.shape[:2])
+class _Block(NamedTuple):
+    "One set of queries against W sets of keys, and how to walk over the logits."
+
+    queries: Tensor  # [B, D]
+    keys: Tensor  # [W, B, D]
+    query_grad: Tensor | None  # [B, D], added to; None: not wanted
+    key_grad: Tensor | None  # [W, B, D], likewise
+    targets: _Targets
+    pieces: list  # slices of the queries
+    exp_is_safe: bool
+    scale: float
+    weight: float  # of the term in the total
+    count: int  # questions of the term: 2 B for each of its V x W blocks
+
+    def logits(self, piece):
+        "[c, W, B]"
+        keys = self.keys.flatten(0, 1)
+        logits = self.scale * self.queries[piece] @ keys.T
+        return logits.unflatten(1, self.keys.shape[:2])
 
 
-def _first(x, b, scale, pieces, answers, small):
-    """2B times the loss of queries x [B, D] and keys b [W, B, D], summed over W; the
-    logs of the sums; the piece as `_sums` left it, if there is only one.
+def _forward_pass(block):
+    """First walk: 2B times the loss, summed over W, and what the second needs.
+
+    Returns: the loss; logs of the sums of rows [B, W] and of columns [W, B]; the piece
+    as `_sums` left it, if there is only one.
     """
-    rows, cols, right = [], b.new_full((), -torch.inf), 0.0
-    for p in pieces:
-        S = _logits(x[p], b, scale)
-        right = right + answers.total(S, p)
-        r, c = _sums(S, small)
+    rows = []
+    cols = block.keys.new_full((), -torch.inf)
+    right = 0.0
+    for piece in block.pieces:
+        S = block.logits(piece)
+        right = right + block.targets.sum_over(S, piece)
+        r, c = _sums(S, block.exp_is_safe)
         rows.append(r)
         cols = torch.logaddexp(cols, c)
     rows = torch.cat(rows)
-    return rows.sum() + cols.sum() - right, rows, cols, S if len(pieces) == 1 else None
+    loss = rows.sum() + cols.sum() - right
+    return loss, rows, cols, S if len(block.pieces) == 1 else None
 
 
-def _second(x, b, scale, pieces, answers, small, rows, cols, S, factor, ga, gb):
-    """Adds factor times the gradients to ga [B, D] and gb [W, B, D]; S is what `_first`
-    left, or `None`.
+def _gradient_pass(block, rows, cols, S):
+    """Second walk: adds the gradients of the weighted term to the block's.
+
+    S is the piece that `_forward_pass` left, or `None`.
     """
-    for p in pieces:
+    factor = block.weight * block.scale / block.count
+    for piece in block.pieces:
         if S is None:
-            S = _logits(x[p], b, scale)
-            S = S.exp_() if small else S
-        G = _softmaxes(S, rows[p], cols, small)
-        answers.take(G, p)
-        G = G.flatten(1)
+            S = block.logits(piece)
+            S = S.exp_() if block.exp_is_safe else S
+        G = _softmaxes(S, rows[piece], cols, block.exp_is_safe)
+        block.targets.subtract_from(G, piece)
+        G = G.flatten(1)  # [c, W B]
         S = None
-        if ga is not None:
-            ga[p].addmm_(G, b.flatten(0, 1), alpha=factor)
-        if gb is not None:
-            gb.view(-1, gb.shape[2]).addmm_(G.T, x[p], alpha=factor)
+        if block.query_grad is not None:
+            keys = block.keys.flatten(0, 1)
+            block.query_grad[piece].addmm_(G, keys, alpha=factor)
+        if block.key_grad is not None:
+            key_grad = block.key_grad.view(-1, block.key_grad.shape[2])
+            key_grad.addmm_(G.T, block.queries[piece], alpha=factor)
         del G  # before the next piece is made
 
 # %% ../../nbs/7_models/74_chunked.ipynb #25baac8b
 class Term(NamedTuple):
-    """A loss: the views `a` of one set of vectors against the views `b` of one, pair by
-    pair.
-    """
+    "A loss: views `a` of one set of vectors against views `b` of one, pair by pair."
 
     weight: float  # in the total
     a: tuple[int, slice]  # which set, which of its views
@@ -142,133 +174,158 @@ class Term(NamedTuple):
     ids: Tensor | None = None
 
 
+def _pick(tensors, place):
+    "The views of a set that a term names, or of its gradient, which may be None."
+    number, views = place
+    tensor = tensors[number]
+    return None if tensor is None else tensor[views]
+
+
+def _pieces(B, chunk):
+    "Slices of chunk studies, the last one shorter; None: all B at once."
+    chunk = chunk or B
+    return [slice(k, min(k + chunk, B)) for k in range(0, B, chunk)]
+
+
+def _zero_grads(sets, wanted):
+    "One per set; `None` where it is not wanted, if the scale's is not wanted either."
+    *by_set, by_scale = wanted
+    grads = []
+    for x, by_x in zip(sets, by_set):
+        if by_x or by_scale:
+            grads.append(torch.zeros_like(x, memory_format=torch.contiguous_format))
+        else:
+            grads.append(None)
+    return grads
+
+
+def _scale_grad(sets, grads, scale):
+    "By the scale: half the sum of g . e over all vectors e, over the scale."
+    total = 0.0
+    for x, grad in zip(sets, grads):
+        for view, view_grad in zip(x, grad):
+            total = total + (view_grad * view).sum()
+    return total.view(scale.shape) / (2 * scale)
+
+# %% ../../nbs/7_models/74_chunked.ipynb #303fae6b
+def _blocks(term, sets, grads, scale, pieces, exp_is_safe):
+    "The blocks of a term, one per view of its queries."
+    queries, keys = _pick(sets, term.a), _pick(sets, term.b)
+    query_grads, key_grad = _pick(grads, term.a), _pick(grads, term.b)
+    if query_grads is None:
+        query_grads = [None] * len(queries)
+    targets = _Targets(term.ids, pieces, queries.dtype)
+    shared = dict(
+        keys=keys,
+        key_grad=key_grad,
+        targets=targets,
+        pieces=pieces,
+        exp_is_safe=exp_is_safe,
+        scale=scale,
+        weight=term.weight,
+        count=2 * len(queries) * len(keys) * queries.shape[1],
+    )
+    return [
+        _Block(queries=x, query_grad=grad, **shared)
+        for x, grad in zip(queries, query_grads)
+    ]
+
+
 def _evaluate(sets, scale, terms, chunk, wanted, sums=()):
-    """The loss of each term, the sums of each walk, and the gradients of the weighted
-    total by the sets (`None` where not wanted) and by the scale; given `sums`, no
-    first walk and no loss.
+    """Walks over all terms; given the sums of the first walks, only the second ones.
+
+    Returns: the loss of each term (nothing of it without a first walk); the sums of
+    each walk, rows and columns; the gradients of the weighted total by the sets and by
+    the scale, `None` where not wanted.
     """
-    B = sets[0].shape[1]
-    pieces = [
-        slice(k, k + p.shape[0])
-        for k, p in zip(range(0, B, chunk or B), sets[0][0].split(chunk or B))
-    ]
-    small, s, parts, known, found = (
-        _small(sets, scale),
-        scale.item(),
-        [],
-        iter(sums),
-        [],
-    )
-    grads = [
-        torch.zeros_like(x, memory_format=torch.contiguous_format)
-        if w or wanted[-1]
-        else None
-        for x, w in zip(sets, wanted)
-    ]
-    for t in terms:
-        (a, b), (ga, gb) = (
-            [of[k] if of[k] is None else of[k][views] for k, views in (t.a, t.b)]
-            for of in (sets, grads)
-        )
-        answers, n, total = (
-            _Answers(t.ids, pieces, a.dtype),
-            2 * len(a) * len(b) * B,
-            0.0,
-        )
-        for v, x in enumerate(a):
-            walk = x, b, scale, pieces, answers, small
-            loss, rows, cols, S = (0.0, *next(known), None) if sums else _first(*walk)
+    exp_is_safe = _exp_is_safe(sets, scale)
+    pieces = _pieces(sets[0].shape[1], chunk)
+    grads = _zero_grads(sets, wanted)
+    losses, found = [], []
+    for term in terms:
+        loss = 0.0
+        for block in _blocks(term, sets, grads, scale.item(), pieces, exp_is_safe):
+            S = None
+            if sums:
+                rows, cols = sums[len(found)]
+            else:
+                block_loss, rows, cols, S = _forward_pass(block)
+                loss = loss + block_loss
             if any(wanted):
-                _second(
-                    *walk,
-                    rows,
-                    cols,
-                    S,
-                    t.weight * s / n,
-                    None if ga is None else ga[v],
-                    gb,
-                )
-            # before the next one is made
-            total = total + loss
+                _gradient_pass(block, rows, cols, S)
             found.append((rows, cols))
-            del S
-        parts.append(total / n)
-    return (
-        parts,
-        found,
-        [
-            *grads,
-            sum(
-                (gv * xv).sum() for g, x in zip(grads, sets) for gv, xv in zip(g, x)
-            ).view(scale.shape)
-            / (2 * scale)
-            if wanted[-1]
-            else None,
-        ],
-    )
+            del S  # before the next one is made
+        losses.append(loss / block.count)
+    by_scale = _scale_grad(sets, grads, scale) if wanted[-1] else None
+    return losses, found, [*grads, by_scale]
 
 # %% ../../nbs/7_models/74_chunked.ipynb #55811209
 class _Nce(torch.autograd.Function):
-    """(scale, terms, chunk, *sets) -> total and the terms; whole, the gradient of the
-    total is found on the way forward.
+    """(scale, terms, chunk, *sets) -> total and the terms.
+
+    Whole, the gradient of the total is found on the way forward.
     """
 
     @staticmethod
     def forward(ctx, scale, terms, chunk, *sets):
-        wanted = [*ctx.needs_input_grad[3:], ctx.needs_input_grad[0]]
         ctx.set_materialize_grads(False)
+        wanted = [*ctx.needs_input_grad[3:], ctx.needs_input_grad[0]]
         whole = chunk is None or chunk >= sets[0].shape[1]
-        now = [w and whole for w in wanted]
-        parts, sums, grads = _evaluate(sets, scale, terms, chunk, now)
-        ctx.save_for_backward(
-            scale,
-            *sets,
-            *itertools.chain(*sums),
-            *(g if w else None for g, w in zip(grads, now)),
-        )
+        wanted_now = [w and whole for w in wanted]
+        losses, sums, grads = _evaluate(sets, scale, terms, chunk, wanted_now)
+        finished = [g if w else None for g, w in zip(grads, wanted_now)]
+        flat_sums = itertools.chain.from_iterable(sums)
+        ctx.save_for_backward(scale, *sets, *flat_sums, *finished)
         ctx.options = terms, chunk, wanted, whole
-        return sum(t.weight * p for t, p in zip(terms, parts)), *parts
+        total = sum(t.weight * loss for t, loss in zip(terms, losses))
+        return total, *losses
 
     @staticmethod
-    def backward(ctx, g, *by_term):
+    def backward(ctx, total_grad, *term_grads):
         if torch.is_grad_enabled():
             raise RuntimeError(
                 'this loss has a first derivative only: no '
                 'create_graph=True; use info_nce'
             )
-        (scale, *rest), (terms, chunk, wanted, whole) = ctx.saved_tensors, ctx.options
-        n = len(wanted) - 1
-        sets, sums, grads = (
-            rest[:n],
-            rest[n : -n - 1],
-            [None if x is None or g is None else g * x for x in rest[-n - 1 :]],
-        )
-        # what is not yet in grads
-        late = [
-            float(h or 0) + (0.0 if whole or g is None else t.weight * g.item())
-            for t, h in zip(terms, by_term)
-        ]
-        if not whole or any(h is not None for h in by_term):
-            more = _evaluate(
-                sets,
-                scale,
-                [t._replace(weight=w) for t, w in zip(terms, late)],
-                chunk,
-                wanted,
-                list(zip(sums[::2], sums[1::2])),
-            )[2]
+        terms, chunk, wanted, whole = ctx.options
+        scale, *saved = ctx.saved_tensors
+        n = len(wanted)  # gradients: of the sets, and of the scale
+        sets, flat_sums, finished = saved[: n - 1], saved[n - 1 : -n], saved[-n:]
+        grads = [_scaled(grad, total_grad) for grad in finished]
+        if not whole or any(h is not None for h in term_grads):
+            sums = list(zip(flat_sums[::2], flat_sums[1::2]))
+            total_now = None if whole else total_grad  # whole, it is in grads already
+            late = _reweighted(terms, total_now, term_grads)
+            _, _, more = _evaluate(sets, scale, late, chunk, wanted, sums)
             grads = [y if x is None else x + y for x, y in zip(grads, more)]
-        grads = [x if w else None for x, w in zip(grads, wanted)]
-        return grads[-1], None, None, *grads[:-1]
+        *by_sets, by_scale = [x if w else None for x, w in zip(grads, wanted)]
+        return by_scale, None, None, *by_sets
+
+
+def _scaled(grad, factor):
+    "Their product; `None` if one is missing."
+    return None if grad is None or factor is None else factor * grad
+
+
+def _reweighted(terms, total_grad, term_grads):
+    "The terms, each weighted by what comes in for it and for the total."
+    late = []
+    for term, grad in zip(terms, term_grads):
+        weight = 0.0 if grad is None else grad.item()
+        if total_grad is not None:
+            weight += term.weight * total_grad.item()
+        late.append(term._replace(weight=weight))
+    return late
 
 # %% ../../nbs/7_models/74_chunked.ipynb #c7ace02a
 def _check_sets(sets, scale, chunk):
-    if any(
-        x.ndim != 3 or x.shape[1:] != sets[0].shape[1:] or not x.numel() for x in sets
-    ):
+    shape = sets[0].shape[1:]
+    fit = all(x.ndim == 3 and x.shape[1:] == shape and x.numel() for x in sets)
+    if not fit:
+        shapes = ' and '.join(str(list(x.shape)) for x in sets)
         raise ValueError(
             'need sets [V, B, D] and [W, B, D] that pair up and are not '
-            f'empty, got {" and ".join(str(list(x.shape)) for x in sets)}'
+            f'empty, got {shapes}'
         )
     if scale.numel() != 1:
         raise ValueError(f'scale must be one number, got {list(scale.shape)}')
@@ -276,11 +333,13 @@ def _check_sets(sets, scale, chunk):
         raise ValueError(f'chunk must be None or an integer >= 1, got {chunk!r}')
 
 
-def _check_term(t, sets):
-    (W, B, _), ids = sets[t.b[0]][t.b[1]].shape, t.ids
-    if ids is not None and (
-        ids.ndim != 3 or (len(ids), ids.shape[2]) != (W, B) or ids.is_floating_point()
-    ):
+def _check_ids(term, sets):
+    ids = term.ids
+    if ids is None:
+        return
+    W, B, _ = _pick(sets, term.b).shape
+    fits = ids.ndim == 3 and len(ids) == W and ids.shape[2] == B
+    if not fits or ids.is_floating_point():
         raise ValueError(
             f'ids must be int [{W}, R, {B}], got {ids.dtype} {list(ids.shape)}'
         )
@@ -293,23 +352,23 @@ def nce_terms(
     terms: Sequence[Term],  # at least one
     chunk: int | None = None,  # rows of similarities in memory, >= 1; None: all B
 ) -> tuple[Tensor, ...]:
-    """Sum of paired losses, its gradient found on the way forward. `ValueError` for
-    what does not fit, `RuntimeError` for a second derivative.
+    """Sum of paired losses, its gradient found on the way forward.
 
     Returns: the weighted sum [], then each term [] without its weight; at least
     float32.
+    Raises: `ValueError` for what does not fit, `RuntimeError` for a second derivative.
     """
     _check_sets(sets, scale, chunk)
-    [_check_term(t, sets) for t in terms]
-    wide = functools.reduce(torch.promote_types, [x.dtype for x in sets], torch.float32)
-    # a function sees a wish for gradients even without grad
-    keep = (
-        (lambda x: x.to(wide))
-        if torch.is_grad_enabled()
-        else lambda x: x.detach().to(wide)
-    )
+    for term in terms:
+        _check_ids(term, sets)
+    inputs = [scale, *sets]
+    if not torch.is_grad_enabled():
+        inputs = [x.detach() for x in inputs]  # a function sees their wish even so
+    dtypes = [x.dtype for x in sets]
+    dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
     with torch.autocast(scale.device.type, enabled=False):
-        return _Nce.apply(keep(scale), tuple(terms), chunk, *map(keep, sets))
+        scale, *sets = [x.to(dtype) for x in inputs]
+        return _Nce.apply(scale, tuple(terms), chunk, *sets)
 
 
 def paired_nce(
@@ -321,4 +380,6 @@ def paired_nce(
 ) -> Tensor:  # [] mean symmetric InfoNCE of the V x W blocks
     "`info_nce` of each a[v] with each b[w], by `nce_terms`."
     every = slice(None)
-    return nce_terms((a, b), scale, [Term(1.0, (0, every), (1, every), ids)], chunk)[0]
+    term = Term(1.0, (0, every), (1, every), ids)
+    total, _ = nce_terms((a, b), scale, [term], chunk)
+    return total

@@ -25,26 +25,25 @@ def pair_logits(
             f'need [B, D] and [N, D] of one width D, got {list(a.shape)} '
             f'and {list(b.shape)}'
         )
-    wide = torch.promote_types(a.dtype, torch.float32)
-    # [B,D] @ [D,N] -> [B,N]
+    dtype = torch.promote_types(a.dtype, torch.float32)
     with torch.autocast(a.device.type, enabled=False):
-        return scale.to(wide) * a.to(wide) @ b.to(wide).T
+        queries = scale.to(dtype) * a.to(dtype)
+        keys = b.to(dtype)
+        return queries @ keys.T  # [B, D] @ [D, N] -> [B, N]
 
 # %% ../../nbs/3_losses/30_infonce.ipynb #40-infonce-017
 def diagonal_nce(
     logits: Tensor,  # [B, B] of pair i on the diagonal
 ) -> Tensor:  # [] mean over rows and columns
-    """Symmetric cross-entropy with the diagonal as the answer: rows ask, then columns
-    ask.
+    """Symmetric cross-entropy with the answers on the diagonal: rows ask, columns ask.
 
     Raises: `ValueError` unless square and not empty.
     """
     if logits.ndim != 2 or logits.shape[0] != logits.shape[1] or not len(logits):
         raise ValueError(f'need a square matrix of pairs, got {list(logits.shape)}')
-    return (
-        0.5 * (logits.logsumexp(1) + logits.logsumexp(0)).mean()
-        - logits.diagonal().mean()
-    )
+    rows = logits.logsumexp(1)
+    columns = logits.logsumexp(0)
+    return 0.5 * (rows + columns).mean() - logits.diagonal().mean()
 
 
 def info_nce(
@@ -139,53 +138,52 @@ def same_texts(
             f'attention_mask must be {list(input_ids.shape)}, got '
             f'{list(attention_mask.shape)}'
         )
-    tokens = input_ids.masked_fill(attention_mask == 0, -1).flatten(0, 1)  # [2B, L]
-    return torch.unique(tokens, dim=0, return_inverse=True)[1].view(input_ids.shape[:2])
+    tokens = input_ids.masked_fill(attention_mask == 0, -1)
+    all_texts = tokens.flatten(0, 1)  # [2B, L]
+    _, numbers = torch.unique(all_texts, dim=0, return_inverse=True)
+    return numbers.view(input_ids.shape[:2])
 
 
 def merged_pairs(
     text_ids: Tensor,  # int64 [2, B], see `same_texts`
-) -> Tensor:
+) -> Tensor:  # []
     """How many pairs of a batch the option merges.
 
-    Returns: [] pairs of studies with equal text 1, and those with equal text 2,
-    together.
+    Returns: pairs of studies with equal text 1, and those with equal text 2, together.
     """
-    return ((text_ids[:, :, None] == text_ids[:, None]).sum() - text_ids.numel()) // 2
+    equal = text_ids[:, :, None] == text_ids[:, None]  # [2, B, B]
+    with_itself = text_ids.numel()
+    return (equal.sum() - with_itself) // 2
 
 # %% ../../nbs/3_losses/34_objective.ipynb #44-objective-011
-def _check_weight(name, w):
-    if not (math.isfinite(w) and w >= 0):
-        raise ValueError(f'{name} must be a finite number >= 0, got {w}')
+def _check_weight(name, weight):
+    if not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f'{name} must be a finite number >= 0, got {weight}')
 
 
 def _check_views(image, text, icl_weight, tcl_weight):
-    """Two images and two texts a study; or one each, and then there is nothing to
-    compare an image or a text with.
+    """Two images and two texts per study, or one of each.
+
+    With one of each there is nothing to compare an image or a text with: weights 0.
     """
     _check_weight('icl_weight', icl_weight)
     _check_weight('tcl_weight', tcl_weight)
-    one = image.ndim == 3 and len(image) == 1
-    for x, name in ((image, 'image'), (text, 'text')):
-        check_shape(x, '1 B D' if one else '2 B D', name)
-    if one and (icl_weight or tcl_weight):
+    one_each = image.ndim == 3 and len(image) == 1
+    shape = '1 B D' if one_each else '2 B D'
+    check_shape(image, shape, 'image')
+    check_shape(text, shape, 'text')
+    if one_each and (icl_weight or tcl_weight):
         raise ValueError(
             'one image and one text a study: icl_weight and tcl_weight must be 0'
         )
 
 
-def _relations(text_ids, views, size):
-    """Who is alike to an image: by text 1 and text 2 apart ([V, 1, B]); to a text: by
-    any of the two ([1, V, B]); None without ids.
-    """
-    if text_ids is None:
-        return None, None
+def _check_text_ids(text_ids, views, size):
     if text_ids.shape != (views, size) or text_ids.is_floating_point():
         raise ValueError(
             f'text_ids must be int [{views}, {size}], got {text_ids.dtype} '
             f'{list(text_ids.shape)}'
         )
-    return text_ids[:, None], text_ids[None]
 
 # %% ../../nbs/3_losses/34_objective.ipynb #2ba0109e
 def cxrclip_loss(
@@ -200,25 +198,29 @@ def cxrclip_loss(
     text_ids: Tensor | None = None,
     chunk: int | None = None,  # rows of similarities in memory, >= 1; None: all B
 ) -> dict[str, Tensor]:  # 'total', 'mvs', 'icl', 'tcl', each []
-    """MVS + icl_weight ICL + tcl_weight TCL from six similarity blocks, differentiable
-    once.
+    """MVS + icl_weight ICL + tcl_weight TCL from six blocks of similarities.
 
+    Differentiable once.
     Raises: `ValueError` for wrong shapes, weights or chunk.
     Source: paper, section 3.3.
     """
     _check_views(image, text, icl_weight, tcl_weight)
-    by_place, by_any = _relations(text_ids, *image.shape[:2])
-    every, first, second = slice(None), slice(0, 1), slice(1, 2)
-    terms = dict(
-        mvs=Term(1.0, (0, every), (1, every), by_place),
-        icl=Term(icl_weight, (0, first), (0, second)),
-        tcl=Term(tcl_weight, (1, first), (1, second), by_any),
-    )
-    terms = {name: t for name, t in terms.items() if t.weight}
+    by_place = by_any = None
+    if text_ids is not None:
+        _check_text_ids(text_ids, *image.shape[:2])
+        by_place = text_ids[:, None]  # [V, 1, B]: alike if the texts at this place are
+        by_any = text_ids[None]  # [1, V, B]: alike if any of their texts are
+
+    both, first, second = slice(None), slice(0, 1), slice(1, 2)  # views
+    images, texts = 0, 1  # places in the tuple of sets below
+    terms = {
+        'mvs': Term(1.0, (images, both), (texts, both), by_place),
+        'icl': Term(icl_weight, (images, first), (images, second)),
+        'tcl': Term(tcl_weight, (texts, first), (texts, second), by_any),
+    }
+    terms = {name: term for name, term in terms.items() if term.weight}
     total, *parts = nce_terms((image, text), scale, list(terms.values()), chunk)
-    return dict(
-        total=total,
-        mvs=total.new_zeros(()),
-        icl=total.new_zeros(()),
-        tcl=total.new_zeros(()),
-    ) | dict(zip(terms, parts))
+
+    losses = {name: total.new_zeros(()) for name in ('mvs', 'icl', 'tcl')}
+    losses.update(zip(terms, parts))
+    return {'total': total, **losses}

@@ -9,20 +9,36 @@ __all__ = ['MAX_LOG_SCALE', 'prepare_films', 'Temperature', 'l2_normalize', 'Emb
 # %% ../../nbs/2_towers/22_clip.ipynb #2524e1ff
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..data.augment import normalise
-from .hub import CXRCLIPConfig
+from ..core import progress
+from ..data.augment import eval_view, normalise
+from ..data.films import open_films, read_film
+from .hub import Checkpointed, CXRCLIPConfig
 from .image_encoder import ImageEncoder
 from .text_encoder import TextEncoder
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-012
+def _check_range(x):
+    "Refuse grey floats beyond 0..1."
+    if x.amin() < 0 or x.amax() > 1:
+        raise ValueError(
+            f'grey float films must lie in 0..1, got {x.amin():.3g} to '
+            f'{x.amax():.3g}: divide bytes by 255, do not normalise twice'
+        )
+
+
 def prepare_films(
     x: Tensor,  # uint8 or float 0..1 [B, 1, H, W], or normalised float [B, 3, H, W]
     config: CXRCLIPConfig,  # with image_mean and image_std
@@ -31,30 +47,19 @@ def prepare_films(
 
     Raises: `ValueError` naming the three accepted kinds.
     """
-    if x.ndim == 4 and x.shape[1] == 3 and x.is_floating_point():
+    is_float = x.is_floating_point()
+    if is_float and x.ndim == 4 and x.shape[1] == 3:
         return x
-    if (
-        x.ndim != 4
-        or x.shape[1] != 1
-        or not (x.dtype == torch.uint8 or x.is_floating_point())
-    ):
+    is_grey = x.ndim == 4 and x.shape[1] == 1
+    if not is_grey or not (is_float or x.dtype == torch.uint8):
         raise ValueError(
             'films must be grey uint8 or float in 0..1 [B, 1, H, W], or '
             f'normalised float [B, 3, H, W]; got {x.dtype} {list(x.shape)}'
         )
-    if (
-        x.dtype != torch.uint8
-        and not torch.compiler.is_compiling()
-        and len(x)
-        and (x.amin() < 0 or x.amax() > 1)
-    ):
-        raise ValueError(
-            f'grey float films must lie in 0..1, got {x.amin():.3g} to '
-            f'{x.amax():.3g}: divide bytes by 255, do not normalise twice'
-        )
-    return normalise(x, config.image_mean, config.image_std).contiguous(
-        memory_format=torch.channels_last
-    )
+    if is_float and len(x) and not torch.compiler.is_compiling():
+        _check_range(x)
+    x = normalise(x, config.image_mean, config.image_std)
+    return x.contiguous(memory_format=torch.channels_last)
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-015
 # CLIP's bound, rounded down to what float32 holds exactly
@@ -75,21 +80,23 @@ class Temperature(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))  # []
 
     @property
-    def scale(self) -> Tensor:  # [] at most 100; the gradient passes the bound
+    def scale(self) -> Tensor:  # []
+        "The inverse temperature, at most 100; the gradient passes the bound."
         over = (self.logit_scale.detach() - MAX_LOG_SCALE).clamp(min=0)
         return (self.logit_scale - over).exp()
 
     @torch.no_grad()
-    # back onto the bound, after an optimiser step
     def clip_scale_(self) -> None:
+        "Put the parameter back onto the bound, after an optimiser step."
         self.logit_scale.clamp_(max=MAX_LOG_SCALE)
 
-
+# %% ../../nbs/2_towers/22_clip.ipynb #91041c90
 def l2_normalize(
     x: Tensor,  # [B, D]
 ) -> Tensor:  # [B, D] of length 1, at least float32
     "Rows scaled to unit length; half precision is widened first."
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return F.normalize(x.to(dtype), dim=-1)
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-020
 class Embeddings(NamedTuple):
@@ -99,52 +106,60 @@ class Embeddings(NamedTuple):
     text: Tensor  # [2, B, D] unit vectors, one row of B for each text
     scale: Tensor  # [] inverse temperature
 
-
-def _fill_config(config, image, text, tokenizer):
-    "The configuration with everything filled in that the towers decided."
-    known, most = text.config['vocab_size'], text.max_length
-    if tokenizer is not None and len(tokenizer) > known:
+# %% ../../nbs/2_towers/22_clip.ipynb #d73f7620
+def _check_text(config, text, tokenizer):
+    "Refuse a tokenizer or a length that the text tower cannot take."
+    vocab_size = text.config['vocab_size']
+    positions = text.max_length
+    if tokenizer is not None and len(tokenizer) > vocab_size:
         raise ValueError(
-            f'the tokenizer has {len(tokenizer)} tokens, the text encoder knows {known}'
+            f'the tokenizer has {len(tokenizer)} tokens, the text encoder '
+            f'knows {vocab_size}'
         )
-    if most and config.max_length > most:
+    if positions and config.max_length > positions:
         raise ValueError(
             f'max_length is {config.max_length}, but '
-            f'{config.text_encoder!r} has {most} positions'
+            f'{config.text_encoder!r} has {positions} positions'
         )
-    # no folders, no class names of others
-    stored = {
-        k: v
-        for k, v in text.config.items()
-        if k[0] != '_' and k not in ('id2label', 'label2id')
-    }
+
+
+def _plain_config(text_config):
+    "A text configuration as JSON holds it, without folders and class names of others."
+    kept = {}
+    for key, value in text_config.items():
+        is_private = key.startswith('_')
+        if not is_private and key not in ('id2label', 'label2id'):
+            kept[key] = value
+    return json.loads(json.dumps(kept))
+
+
+def _fill_config(config, image, text):
+    "The configuration with everything filled in that the towers decided."
     return replace(
         config,
         image_mean=config.image_mean or image.mean,
         image_std=config.image_std or image.std,
-        text_config=json.loads(json.dumps(stored)),
+        text_config=_plain_config(text.config),
     )
 
-
+# %% ../../nbs/2_towers/22_clip.ipynb #134b9463
 def _check_batch(images, ids, mask):
-    ok = (
-        images.ndim == 5
-        and ids.ndim == 3
-        and ids.shape == mask.shape
-        and images.shape[1] == ids.shape[1]
+    "Refuse films and texts that are not two views and two texts of the same studies."
+    right_ranks = images.ndim == 5 and ids.ndim == 3
+    if right_ranks and ids.shape == mask.shape and images.shape[1] == ids.shape[1]:
+        return
+    raise ValueError(
+        'a batch is images [2, B, 1, H, W], input_ids and '
+        'attention_mask [2, B, L], equal B; '
+        f'got {list(images.shape)}, {list(ids.shape)}, {list(mask.shape)}'
     )
-    if not ok:
-        raise ValueError(
-            'a batch is images [2, B, 1, H, W], input_ids and '
-            'attention_mask [2, B, L], equal B; '
-            f'got {list(images.shape)}, {list(ids.shape)}, {list(mask.shape)}'
-        )
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-022
 class TwoTowers(Temperature):
     """Image and text towers, linear projections with bias, unit length, temperature.
 
-    Raises: `ValueError` if the parts do not fit (paper, section 3.1).
+    Raises: `ValueError` if the parts do not fit.
+    Source: paper, section 3.1.
     """
 
     def __init__(
@@ -154,11 +169,9 @@ class TwoTowers(Temperature):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ):
         super().__init__(config.temperature)
-        vocab = (
-            None
-            if tokenizer is None or 'vocab_size' in (config.text_config or {})
-            else len(tokenizer)
-        )
+        vocab_size = None
+        if tokenizer is not None and 'vocab_size' not in (config.text_config or {}):
+            vocab_size = len(tokenizer)
         image = ImageEncoder(
             config.image_encoder,
             config.image_pool,
@@ -168,76 +181,67 @@ class TwoTowers(Temperature):
         self.image_encoder = image.to(memory_format=torch.channels_last)
         self.text_encoder = TextEncoder(
             config.text_encoder,
-            vocab,
+            vocab_size,
             config.text_pool,
             config.pretrained,
             config.text_config,
         )
-        self.config, self.tokenizer = (
-            _fill_config(config, self.image_encoder, self.text_encoder, tokenizer),
-            tokenizer,
-        )
+        _check_text(config, self.text_encoder, tokenizer)
+        self.config = _fill_config(config, self.image_encoder, self.text_encoder)
+        self.tokenizer = tokenizer
         # [B, F] -> [B, D]
         self.image_projection = nn.Linear(self.image_encoder.width, config.embed_dim)
         self.text_projection = nn.Linear(self.text_encoder.width, config.embed_dim)
 
-    # recompute layers, keep less
-    def save_memory(self, on: bool = True) -> None:
+    def save_memory(
+        self,
+        on: bool = True,  # recompute layers in the backward pass
+    ) -> None:
+        "Keep less of the forward pass, for more computing."
         self.image_encoder.save_memory(on)
         self.text_encoder.save_memory(on)
 
-    # films as prepare_films takes them -> [B, D] unit vectors
-    def encode_image(self, x: Tensor) -> Tensor:
-        return l2_normalize(
-            self.image_projection(
-                self.image_encoder(
-                    prepare_films(x, self.config).to(self.image_projection.weight.dtype)
-                )
-            )
-        )
+    def encode_image(
+        self,
+        x: Tensor,  # films as prepare_films takes them
+    ) -> Tensor:  # [B, D] unit vectors
+        "Films as points of the joint space."
+        films = prepare_films(x, self.config).to(self.image_projection.weight.dtype)
+        features = self.image_encoder(films)  # [B, F]
+        return l2_normalize(self.image_projection(features))
 
-    # [B, L], [B, L] -> [B, D] unit vectors
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return l2_normalize(
-            self.text_projection(self.text_encoder(input_ids, attention_mask))
-        )
+    def encode_text(
+        self,
+        input_ids: Tensor,  # [B, L]
+        attention_mask: Tensor,  # [B, L]
+    ) -> Tensor:  # [B, D] unit vectors
+        "Texts as points of the joint space."
+        features = self.text_encoder(input_ids, attention_mask)  # [B, F]
+        return l2_normalize(self.text_projection(features))
 
-    # [2, B, 1, H, W], [2, B, L], [2, B, L]
     def forward(
-        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor
+        self,
+        images: Tensor,  # [2, B, 1, H, W]
+        input_ids: Tensor,  # [2, B, L]
+        attention_mask: Tensor,  # [2, B, L]
     ) -> Embeddings:
+        """Unit vectors of two views and two texts per study.
+
+        Raises: `ValueError` if films and texts do not belong together.
+        """
         _check_batch(images, input_ids, attention_mask)
-        # [2B, L] -> [2B, D]
+        # [2, B, L] -> [2B, L] -> [2B, D]
         text = self.encode_text(input_ids.flatten(0, 1), attention_mask.flatten(0, 1))
-        return Embeddings(
-            torch.stack([self.encode_image(view) for view in images]),
-            text.unflatten(0, input_ids.shape[:2]),
-            self.scale,
-        )
-
-# %% ../../nbs/2_towers/22_clip.ipynb #bf610bbc
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor, nn
-
-from ..core import progress
-from ..data.augment import eval_view
-from ..data.films import open_films, read_film
-from .hub import Checkpointed, CXRCLIPConfig
+        image = torch.stack([self.encode_image(view) for view in images])
+        text = text.unflatten(0, input_ids.shape[:2])
+        return Embeddings(image, text, self.scale)
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-033
 @contextmanager
 def eval_mode(
     model: nn.Module,  # any module
 ):
-    """Evaluation mode without gradients; each submodule's own mode comes back at the
-    end.
-    """
+    "Evaluation mode without gradients; each submodule gets its own mode back."
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
@@ -247,7 +251,7 @@ def eval_mode(
         for m, mode in modes:
             m.training = mode
 
-
+# %% ../../nbs/2_towers/22_clip.ipynb #7b1d06a7
 def check_list(
     items: Iterable,  # a list, tuple, Series ... of one kind of thing
     kinds: tuple,  # allowed types of an item
@@ -258,17 +262,16 @@ def check_list(
     Raises: `TypeError` for a lone string or path, or naming the first item of another
     type.
     """
-    if isinstance(items, (str, bytes, Path, Mapping)) or not isinstance(
-        items, Iterable
-    ):
+    is_one = isinstance(items, (str, bytes, Path, Mapping))
+    if is_one or not isinstance(items, Iterable):
         raise TypeError(
             f'{what} must be a list, got {type(items).__name__} '
             f'{str(items)[:40]!r}: put it in a list'
         )
     items = list(items)
-    wanted = ' or '.join(k.__name__ for k in kinds)
     for i, item in enumerate(items):
         if not isinstance(item, kinds):
+            wanted = ' or '.join(k.__name__ for k in kinds)
             raise TypeError(
                 f'{what}[{i}] must be {wanted}, got {type(item).__name__}: '
                 f'{str(item)[:40]}'
@@ -280,15 +283,21 @@ def _embed(model, items, batch_size, encode):
     "Encode batch by batch -> [N, D] on the CPU."
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}: must be at least 1')
-    parts = [items[i : i + batch_size] for i in range(0, len(items), batch_size)]
+    if not items:
+        return torch.zeros(0, model.config.embed_dim)
+    starts = range(0, len(items), batch_size)
+    few = len(starts) < 20
+    vectors = []
     with eval_mode(model):
-        done = [
-            encode(part).float().cpu()
-            for part in progress(
-                parts, off=len(parts) < 20, desc='embed', unit='batch', leave=False
-            )
-        ]
-    return torch.cat(done) if done else torch.zeros(0, model.config.embed_dim)
+        for i in progress(starts, off=few, desc='embed', unit='batch', leave=False):
+            batch = encode(items[i : i + batch_size])
+            vectors.append(batch.float().cpu())
+    return torch.cat(vectors)
+
+# %% ../../nbs/2_towers/22_clip.ipynb #bc56dcf4
+def _as_sentences(side):
+    "One side of a pair of prompts as a list."
+    return [side] if isinstance(side, str) else list(side)
 
 
 def prompt_pairs(
@@ -302,55 +311,57 @@ def prompt_pairs(
         raise ValueError(
             f'prompts must map a label to (absent, present), got {prompts!r}'[:200]
         )
-    sides, checked = (
-        lambda pair: [[s] if isinstance(s, str) else list(s) for s in pair],
-        {},
-    )
+    pairs = {}
     for label, pair in prompts.items():
-        if (
-            isinstance(pair, (str, Mapping))
-            or len(pair) != 2
-            or not all(map(len, sides(pair)))
-        ):
+        sides = ()
+        if not isinstance(pair, (str, Mapping)) and len(pair) == 2:
+            sides = tuple(_as_sentences(side) for side in pair)
+        if not sides or not all(sides):
             raise ValueError(
                 f'prompts of {label!r} must be (absent, present), each a '
                 f'sentence or several; got {pair!r}'[:200]
             )
-        checked[label] = tuple(sides(pair))
-    return checked
+        pairs[label] = sides
+    return pairs
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-038
+_FILM = (str, Path, np.ndarray)  # how a film may be given
+
+
 class Embedder(TwoTowers):
     "The model for files and sentences; preprocessing is the model's own."
 
-    # N paths, or uint8 arrays [H, W] -> [N, D] unit vectors on the CPU
     def embed_films(
-        self, paths: Sequence, batch_size: int = 64, root: str | Path | None = None
-    ) -> Tensor:
-        """Unit vectors of films (relative to `root`, a folder or a film cache, if
-        given).
+        self,
+        paths: Sequence,  # N paths, or uint8 arrays [H, W]
+        batch_size: int = 64,
+        # paths are relative to this folder or film cache
+        root: str | Path | None = None,
+    ) -> Tensor:  # [N, D] unit vectors on the CPU
+        """Unit vectors of films.
 
         Raises: `FilmError` naming a file that can't be read, `TypeError` for what is no
         path.
         """
-        size, read = (
-            self.config.image_size,
-            read_film if root is None else open_films(root),
-        )
-        film = lambda p: p if isinstance(p, np.ndarray) else read(p)
-        batch = lambda part: torch.from_numpy(
-            np.stack([eval_view(film(p), size) for p in part])
-        )[:, None].to(self.logit_scale.device)
-        return _embed(
-            self,
-            check_list(paths, (str, Path, np.ndarray), 'films'),
-            batch_size,
-            lambda part: self.encode_image(batch(part)),
-        )
+        read = read_film if root is None else open_films(root)
+        films = check_list(paths, _FILM, 'films')
 
-    # N sentences -> [N, D] unit vectors on the CPU
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Unit vectors of texts, cut at max_length.
+        def encode(part):
+            views = []
+            for film in part:
+                pixels = film if isinstance(film, np.ndarray) else read(film)
+                views.append(eval_view(pixels, self.config.image_size))
+            batch = torch.from_numpy(np.stack(views))[:, None]  # [B, 1, H, W]
+            return self.encode_image(batch.to(self.logit_scale.device))
+
+        return _embed(self, films, batch_size, encode)
+
+    def embed_texts(
+        self,
+        texts: Sequence[str],  # N sentences, cut at max_length
+        batch_size: int = 64,
+    ) -> Tensor:  # [N, D] unit vectors on the CPU
+        """Unit vectors of texts.
 
         Raises: `ValueError` naming a blank one or if there is no tokenizer, `TypeError`
         for what is no string.
@@ -359,50 +370,50 @@ class Embedder(TwoTowers):
             raise ValueError(
                 'this model has no tokenizer: build it with CXRCLIP(config, tokenizer)'
             )
-        for i, t in enumerate(texts := check_list(texts, (str,), 'texts')):
-            if not t.strip():
+        texts = check_list(texts, (str,), 'texts')
+        for i, text in enumerate(texts):
+            if not text.strip():
                 raise ValueError(f'texts[{i}] is blank')
-        tokens = lambda part: self.tokenizer(
-            part,
-            padding=True,
-            truncation=True,
-            max_length=self.config.max_length,
-            return_tensors='pt',
-        ).to(self.logit_scale.device)
-        return _embed(
-            self,
-            texts,
-            batch_size,
-            lambda part: self.encode_text(
-                (t := tokens(part)).input_ids, t.attention_mask
-            ),
-        )
 
-    # N films; label -> (absent, present), each a str or several -> [N, labels] in 0..1
-    def zero_shot(self, films: Sequence, prompts: Mapping) -> pd.DataFrame:
+        def encode(part):
+            tokens = self.tokenizer(
+                part,
+                padding=True,
+                truncation=True,
+                max_length=self.config.max_length,
+                return_tensors='pt',
+            )
+            tokens = tokens.to(self.logit_scale.device)
+            return self.encode_text(tokens.input_ids, tokens.attention_mask)
+
+        return _embed(self, texts, batch_size, encode)
+
+    def zero_shot(
+        self,
+        films: Sequence,  # N films, as embed_films takes them
+        prompts: Mapping,  # label -> (absent, present), each a str or several
+    ) -> pd.DataFrame:  # [N, labels] in 0..1
         """Softmax over a film's two cosines.
 
         Raises: `ValueError` naming a label without a pair of prompts.
         """
-        v = self.embed_films(
-            films := list(check_list(films, (str, Path, np.ndarray), 'films'))
-        )
-        cosines = lambda side: v @ self.embed_texts(side).mean(0)  # [N, D] @ [D] -> [N]
-        columns = {
-            label: torch.stack([cosines(side) for side in pair]).softmax(0)[1].numpy()
-            for label, pair in prompt_pairs(prompts).items()
-        }
-        return pd.DataFrame(
-            columns,
-            index=[
-                i if isinstance(f, np.ndarray) else str(f) for i, f in enumerate(films)
-            ],
-        )
+        films = check_list(films, _FILM, 'films')
+        vectors = self.embed_films(films)  # [N, D]
+        answers = {}
+        for label, pair in prompt_pairs(prompts).items():
+            sides = [self.embed_texts(side).mean(0) for side in pair]
+            cosines = torch.stack([vectors @ side for side in sides])  # [2, N]
+            answers[label] = cosines.softmax(0)[1].numpy()
+        # a film is named by its path, an array by its place
+        names = []
+        for i, film in enumerate(films):
+            names.append(i if isinstance(film, np.ndarray) else str(film))
+        return pd.DataFrame(answers, index=names)
 
 # %% ../../nbs/2_towers/22_clip.ipynb #18de2001
 class CXRCLIP(Checkpointed, Embedder):
-    """CXR-CLIP with its preprocessing and tokenizer, saved and loaded as a folder:
-    `CXRCLIP(config, tokenizer=None)`.
+    """CXR-CLIP with its preprocessing and tokenizer, saved and loaded as a folder.
 
+    `CXRCLIP(config, tokenizer=None)` builds one.
     Raises: `CheckpointError` for a bad folder.
     """

@@ -26,6 +26,8 @@ from ..text.prompts import PROMPTS_VERSION
 # %% ../../nbs/7_models/71_hub.ipynb #2eeee7fb
 def _in_range(c):
     "{field: is it possible?} of a configuration."
+    mean = c.image_mean
+    std = c.image_std
     return dict(
         image_pool=c.image_pool in IMAGE_POOLS,
         text_pool=c.text_pool in TEXT_POOLS,
@@ -34,8 +36,8 @@ def _in_range(c):
         max_length=c.max_length > 2,
         temperature=c.temperature > 0,
         about=c.about is None or isinstance(c.about, dict),
-        image_mean=len(c.image_mean or '123') == 3,
-        image_std=len(c.image_std or '123') == 3 and min(c.image_std or [1]) > 0,
+        image_mean=not mean or len(mean) == 3,
+        image_std=not std or (len(std) == 3 and min(std) > 0),
     )
 
 # %% ../../nbs/7_models/71_hub.ipynb #32-clip-009
@@ -67,30 +69,25 @@ class CXRCLIPConfig:
     pretrained: bool = False
     # local weights file for the image encoder; None: as pretrained says
     image_weights: str | None = None
-    # what the model was trained on and what was measured; see `checkpoints.CARD`
+    # what the model was trained on and what was measured; see CARD below
     about: dict | None = None
 
     def __post_init__(self):
-        for k in ('image_mean', 'image_std'):
-            setattr(
-                self,
-                k,
-                None
-                if getattr(self, k) is None
-                else tuple(map(float, getattr(self, k))),
-            )
-        for k, ok in _in_range(self).items():
+        for name in ('image_mean', 'image_std'):
+            values = getattr(self, name)
+            if values is not None:
+                setattr(self, name, tuple(map(float, values)))
+        for name, ok in _in_range(self).items():
             if not ok:
-                raise ValueError(f'{k} is {getattr(self, k)!r}: out of range')
+                raise ValueError(f'{name} is {getattr(self, name)!r}: out of range')
 
 # %% ../../nbs/7_models/71_hub.ipynb #32-clip-046
-MODEL_TYPE, FORMAT = 'cxrclip', 1
+MODEL_TYPE = 'cxrclip'
+FORMAT = 1
 
 
 class CheckpointError(ValueError):
-    """A checkpoint folder that cannot be used; the message names the file and what is
-    wrong.
-    """
+    "A checkpoint folder that cannot be used; names the file and what is wrong."
 
 
 def write_config(
@@ -100,25 +97,16 @@ def write_config(
 ) -> None:
     "The configuration as JSON with its type and format, without `image_weights`."
     # the weights are in the checkpoint; where they came from is nobody's business
-    stored = asdict(replace(config, image_weights=None))
-    Path(path).write_text(
-        json.dumps(
-            dict(model_type=MODEL_TYPE, format=FORMAT, tokenizer=tokenizer, **stored),
-            indent=2,
-        ),
-        encoding='utf-8',
-    )
+    options = asdict(replace(config, image_weights=None))
+    head = dict(model_type=MODEL_TYPE, format=FORMAT, tokenizer=tokenizer)
+    text = json.dumps(head | options, indent=2)
+    Path(path).write_text(text, encoding='utf-8')
 
 # %% ../../nbs/7_models/71_hub.ipynb #32-clip-048
-def read_config(
-    path: str | Path,  # the file config.json
-) -> tuple[CXRCLIPConfig, bool]:  # the configuration; whether a tokenizer belongs to it
-    """Read what `write_config` wrote.
-
-    Raises: `CheckpointError` for a missing, damaged, foreign or incomplete file.
-    """
+def _read_json(path):
+    "What is in a JSON file."
     try:
-        raw = json.loads(Path(path).read_text(encoding='utf-8'))
+        return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise CheckpointError(
             f'{path}: missing; a checkpoint is a folder with config.json, '
@@ -126,31 +114,44 @@ def read_config(
         ) from None
     except ValueError as e:
         raise CheckpointError(f'{path}: damaged, not JSON ({e})') from e
+
+
+def _check_head(raw, path):
+    "Refuse the JSON of something else, or of another version."
     kind = raw.get('model_type') if isinstance(raw, dict) else None
     if kind != MODEL_TYPE:
         raise CheckpointError(
             f'{path}: a configuration of something else (model_type '
             f'{kind!r}, not {MODEL_TYPE!r})'
         )
-    if raw.pop('format', None) != FORMAT:
+    if raw.get('format') != FORMAT:
         raise CheckpointError(
             f'{path}: of another format than {FORMAT}: use a matching '
             'version of cxrclip_nb'
         )
-    del raw['model_type']
-    tokenizer, names = (
-        raw.pop('tokenizer', False),
-        {f.name for f in fields(CXRCLIPConfig)},
-    )
-    raw.setdefault('about', None)  # the first checkpoints did not have it
-    for what, keys in (
-        ('lacks', names - raw.keys()),
-        ('has unknown', raw.keys() - names),
-    ):
+
+# %% ../../nbs/7_models/71_hub.ipynb #7f7c850f
+def read_config(
+    path: str | Path,  # the file config.json
+) -> tuple[CXRCLIPConfig, bool]:  # the configuration; whether a tokenizer belongs to it
+    """Read what `write_config` wrote.
+
+    Raises: `CheckpointError` for a missing, damaged, foreign or incomplete file.
+    """
+    options = _read_json(path)
+    _check_head(options, path)
+    del options['model_type'], options['format']
+    tokenizer = options.pop('tokenizer', False)
+    options.setdefault('about', None)  # the first checkpoints did not have it
+
+    names = {field.name for field in fields(CXRCLIPConfig)}
+    missing = names - options.keys()
+    unknown = options.keys() - names
+    for fault, keys in (('lacks', missing), ('has unknown', unknown)):
         if keys:
-            raise CheckpointError(f'{path}: {what} {", ".join(sorted(keys))}')
+            raise CheckpointError(f'{path}: {fault} {", ".join(sorted(keys))}')
     try:
-        return CXRCLIPConfig(**raw), tokenizer
+        return CXRCLIPConfig(**options), tokenizer
     except (ValueError, TypeError) as e:
         raise CheckpointError(f'{path}: {e}') from e
 
@@ -159,15 +160,41 @@ def unique_state(
     model: nn.Module,  # any module
 ) -> dict:  # name -> tensor, tied tensors under their first name only
     "The state of a model, each storage once."
-    seen, out = set(), {}
-    for k, v in model.state_dict().items():
-        place = (v.data_ptr(), v.shape, v.stride()) if v.numel() else k
+    seen = set()
+    unique = {}
+    for name, tensor in model.state_dict().items():
+        place = name
+        if tensor.numel():
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride())
         if place not in seen:
             seen.add(place)
-            out[k] = v
-    return out
+            unique[name] = tensor
+    return unique
 
 
+def _check_tensors(state, model, path):
+    "Refuse tensors that are not those of the model, one by one, or not finite."
+    wanted = unique_state(model)
+    both = wanted.keys() & state
+    faults = {
+        'lacks': wanted.keys() - state,
+        'has unknown': state.keys() - wanted,
+        'has another shape for': {k for k in both if wanted[k].shape != state[k].shape},
+    }
+    for fault, names in faults.items():
+        if names:
+            raise CheckpointError(
+                f'{path}: {fault} {len(names)} tensors, first '
+                f'{sorted(names)[0]}; config.json describes another model'
+            )
+    broken = sorted(k for k, tensor in state.items() if not tensor.isfinite().all())
+    if broken:
+        raise CheckpointError(
+            f'{path}: {len(broken)} tensors hold numbers that are not '
+            f'finite, first {broken[0]}: the training had failed'
+        )
+
+# %% ../../nbs/7_models/71_hub.ipynb #1d49b685
 def load_weights(
     model: nn.Module,  # built from the checkpoint's configuration
     path: str | Path,  # model.safetensors
@@ -182,28 +209,11 @@ def load_weights(
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
+        n_bytes = Path(path).stat().st_size
         raise CheckpointError(
-            f'{path}: damaged or truncated, {Path(path).stat().st_size:,} bytes ({e})'
+            f'{path}: damaged or truncated, {n_bytes:,} bytes ({e})'
         ) from e
-    want = unique_state(model)
-    for what, keys in (
-        ('lacks', want.keys() - state),
-        ('has unknown', state.keys() - want),
-        (
-            'has another shape for',
-            {k for k in want.keys() & state if want[k].shape != state[k].shape},
-        ),
-    ):
-        if keys:
-            raise CheckpointError(
-                f'{path}: {what} {len(keys)} tensors, first '
-                f'{sorted(keys)[0]}; config.json describes another model'
-            )
-    if broken := sorted(k for k, v in state.items() if not v.isfinite().all()):
-        raise CheckpointError(
-            f'{path}: {len(broken)} tensors hold numbers that are not '
-            f'finite, first {broken[0]}: the training had failed'
-        )
+    _check_tensors(state, model, path)
     model.load_state_dict(state, strict=False)  # only tied names are absent
 
 # %% ../../nbs/7_models/71_hub.ipynb #32-clip-053
@@ -212,6 +222,7 @@ HUB_FILES = ('*.json', '*.safetensors', '*.txt', '*.md')
 
 
 def _find_folder(name, **hub):
+    "The folder of that name, or the hub repository of that name fetched into one."
     if Path(name).is_dir():
         return Path(name)
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)):
@@ -221,13 +232,15 @@ def _find_folder(name, **hub):
     try:
         return Path(snapshot_download(str(name), allow_patterns=HUB_FILES, **hub))
     except Exception as e:
+        reason = str(e).splitlines()[0][:100]
         raise CheckpointError(
             f'{name}: no such folder here, and not to be had from the hub '
-            f'({type(e).__name__}: {str(e).splitlines()[0][:100]})'
+            f'({type(e).__name__}: {reason})'
         ) from e
 
 
 def _read_tokenizer(folder):
+    "The tokenizer of a checkpoint."
     if not (folder / 'tokenizer.json').is_file():
         raise CheckpointError(
             f'{folder}/tokenizer.json: missing, though config.json says '
@@ -240,31 +253,40 @@ def _read_tokenizer(folder):
             f'{folder}/tokenizer.json: damaged ({type(e).__name__}: {str(e)[:100]})'
         ) from e
 
-
+# %% ../../nbs/7_models/71_hub.ipynb #1db52bf4
 def check_is_checkpoint(
     folder: str | Path,  # where a checkpoint shall be written
 ) -> None:
-    "`CheckpointError` if something other than a checkpoint would be lost."
+    """Is the folder absent, empty or a checkpoint?
+
+    Raises: `CheckpointError` if something else would be lost.
+    """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
+    if not folder.exists():
+        return
+    if not folder.is_dir():
         raise CheckpointError(f'{folder}: is a file')
-    if folder.is_dir() and any(folder.iterdir()):
-        try:
-            read_config(folder / 'config.json')
-        except CheckpointError as e:
-            raise CheckpointError(
-                f'{folder}: holds something else than a checkpoint and '
-                f'would be replaced; choose a new folder ({e})'
-            ) from e
+    if not any(folder.iterdir()):
+        return
+    try:
+        read_config(folder / 'config.json')
+    except CheckpointError as e:
+        raise CheckpointError(
+            f'{folder}: holds something else than a checkpoint and '
+            f'would be replaced; choose a new folder ({e})'
+        ) from e
 
 # %% ../../nbs/7_models/71_hub.ipynb #b4310619
+# a template; a backslash at the end of a line joins it with the next
 CARD = """---
 {{ card_data }}
 ---
 
 # {{ name }}
 
-Films of the chest and sentences about them, as unit vectors of one space of {{ config.embed_dim }} dimensions: CXR-CLIP ([paper]({{ paper_url }})), made with cxrclip_nb. For research, not for diagnosis.
+Films of the chest and sentences about them, as unit vectors of one space of \
+{{ config.embed_dim }} dimensions: CXR-CLIP ([paper]({{ paper_url }})), \
+made with cxrclip_nb. For research, not for diagnosis.
 
 ```python
 from cxrclip_nb.model.clip import CXRCLIP
@@ -276,15 +298,13 @@ model.zero_shot(['film.png'], {'Pneumothorax': ('No pneumothorax.', 'Pneumothora
 {% if about.data %}
 | corpus | training | validation | test |
 | --- | --- | --- | --- |
-{% for d in about.data %}| {{ d.source }} | {{ d.train or 0 }} | {{ d.valid or 0 }} | {{ d.test or 0 }} |
+{% for d in about.data %}\
+| {{ d.source }} | {{ d.train or 0 }} | {{ d.valid or 0 }} | {{ d.test or 0 }} |
 {% endfor %}
 Studies. Labels became sentences by prompts of version `{{ config.prompts_version }}`.
 {% else %}
 Not recorded.
-{% endif %}"""
-
-# %% ../../nbs/7_models/71_hub.ipynb #0df97e4c
-CARD += """
+{% endif %}
 ## Training
 {% if about.training %}
 {% for k, v in about.training.items() %}- {{ k }}: {{ v }}
@@ -295,16 +315,22 @@ Not recorded.
 {% if about.metrics %}
 | metric | value | 95 % |
 | --- | --- | --- |
-{% for k, v in about.metrics.items() %}| {{ k }} | {{ '%.3f' % v[0] }} | {{ '%.3f' % v[1] }} to {{ '%.3f' % v[2] }} |
+{% for k, v in about.metrics.items() %}\
+| {{ k }} | {{ '%.3f' % v[0] }} | {{ '%.3f' % v[1] }} to {{ '%.3f' % v[2] }} |
 {% endfor %}
-On the test patients of the data above; intervals by bootstrap over patients. Other hospitals, other films: other numbers.
+On the test patients of the data above; intervals by bootstrap over patients. \
+Other hospitals, other films: other numbers.
 {% else %}
 Nothing.
 {% endif %}
 ## Preprocessing
 
-`embed_films` does it: grey, the shorter side to {{ config.image_size }} pixels, the middle, mean {{ config.image_mean }}, spread {{ config.image_std }}.
-Texts: at most {{ config.max_length }} tokens{{ '' if tokenizer else ' (no tokenizer is with it, so it takes token ids only)' }}. Towers: {{ config.image_encoder }}, pool {{ config.image_pool }}; {{ config.text_encoder }}, pool {{ config.text_pool }}.
+`embed_films` does it: grey, the shorter side to {{ config.image_size }} pixels, \
+the middle, mean {{ config.image_mean }}, spread {{ config.image_std }}.
+Texts: at most {{ config.max_length }} tokens\
+{{ '' if tokenizer else ' (no tokenizer is with it, so it takes token ids only)' }}. \
+Towers: {{ config.image_encoder }}, pool {{ config.image_pool }}; \
+{{ config.text_encoder }}, pool {{ config.text_pool }}.
 """
 
 # %% ../../nbs/7_models/71_hub.ipynb #e603d8b6
@@ -324,18 +350,21 @@ class Checkpointed(PyTorchModelHubMixin, **HUB):
     """
 
     def _save_pretrained(self, save_directory):
-        write_config(
-            self.config, save_directory / 'config.json', self.tokenizer is not None
-        )
-        save_file(
-            {k: v.contiguous() for k, v in unique_state(self).items()},
-            save_directory / 'model.safetensors',
-            metadata={'format': 'pt'},
-        )
-        if self.tokenizer is not None:
+        "Write the files of a checkpoint into an empty folder, as the mixin asks."
+        has_tokenizer = self.tokenizer is not None
+        write_config(self.config, save_directory / 'config.json', has_tokenizer)
+        state = {name: w.contiguous() for name, w in unique_state(self).items()}
+        weights = save_directory / 'model.safetensors'
+        save_file(state, weights, metadata={'format': 'pt'})
+        if has_tokenizer:
             self.tokenizer.save_pretrained(save_directory)
 
-    def generate_model_card(self, name='this folder', **kwargs):
+    def generate_model_card(
+        self,
+        name='this folder',  # what the card calls the model
+        **kwargs,  # of the mixin
+    ):
+        "The card, by CARD."
         return super().generate_model_card(
             name=name,
             config=self.config,
@@ -346,42 +375,47 @@ class Checkpointed(PyTorchModelHubMixin, **HUB):
 
     def save_pretrained(
         self,
-        folder: str | Path,
+        folder: str | Path,  # new, empty, or a checkpoint, which is replaced
         *,
-        push_to_hub: bool = False,
-        repo_id: str | None = None,
-        model_card_kwargs: dict | None = None,
-        config=None,
-        **push,
+        push_to_hub: bool = False,  # upload it too
+        repo_id: str | None = None,  # under this name; None: the folder's
+        model_card_kwargs: dict | None = None,  # for generate_model_card
+        config=None,  # given by the mixin; the model has its own
+        **push,  # for push_to_hub
     ):
         "Write the whole folder or nothing; with `push_to_hub` upload it too."
         check_is_checkpoint(folder)
+        name = Path(folder).name
+        card = dict(name=name) | (model_card_kwargs or {})
         with atomic_path(folder) as tmp:
-            super().save_pretrained(
-                tmp,
-                model_card_kwargs=dict(name=Path(folder).name)
-                | (model_card_kwargs or {}),
-            )
+            super().save_pretrained(tmp, model_card_kwargs=card)
         if push_to_hub:
-            return self.push_to_hub(repo_id or Path(folder).name, **push)
+            return self.push_to_hub(repo_id or name, **push)
 
-    def push_to_hub(self, repo_id: str, **push):
-        return super().push_to_hub(
-            repo_id, model_card_kwargs=dict(name=repo_id), **push
-        )
+    def push_to_hub(
+        self,
+        repo_id: str,  # user/model
+        **push,  # of the mixin: token, private, commit_message ...
+    ):
+        "Save the model and upload it."
+        card = dict(name=repo_id)
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **push)
 
     @classmethod
-    # folder or hub name; hub: revision, token, cache_dir ...
     def from_pretrained(
-        cls, folder: str | Path, *, map_location='cpu', **hub
+        cls,
+        folder: str | Path,  # or a hub name
+        *,
+        map_location='cpu',  # a device
+        **hub,  # for a hub name: revision, token, cache_dir ...
     ) -> 'Checkpointed':
         "The model of a folder or of a hub name, in evaluation mode."
         folder = _find_folder(folder, **hub)
         config, has_tokenizer = read_config(folder / 'config.json')
-        model = cls(
-            replace(config, pretrained=False, image_weights=None),
-            _read_tokenizer(folder) if has_tokenizer else None,
-        )
+        tokenizer = _read_tokenizer(folder) if has_tokenizer else None
+        # all weights come from the checkpoint
+        random_start = replace(config, pretrained=False, image_weights=None)
+        model = cls(random_start, tokenizer)
         model.config = config
         load_weights(model, folder / 'model.safetensors')
         return model.to(map_location).eval()

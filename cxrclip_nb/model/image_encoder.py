@@ -33,10 +33,21 @@ def to_tokens(
         return x
     if x.ndim != 4:
         raise ValueError(f'a backbone must give a map or tokens, got {list(x.shape)}')
-    # [B,F,HW] -> [B,HW,F]
-    return x.flatten(1, 2) if fmt == 'NHWC' else x.flatten(2).transpose(1, 2)
+    if fmt == 'NHWC':
+        return x.flatten(1, 2)
+    return x.flatten(2).transpose(1, 2)  # [B, F, HW] -> [B, HW, F]
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-016
+def _check_pool(pool, has_class_token):
+    "Refuse an unknown pool, and a class token where there is none."
+    if pool not in IMAGE_POOLS:
+        raise ValueError(f'pool {pool!r}: must be one of {IMAGE_POOLS}')
+    if pool == 'token' and not has_class_token:
+        raise ValueError(
+            "pool 'token' needs a class token, this backbone has none: use 'avg'"
+        )
+
+
 def pool_tokens(
     tokens: Tensor,  # [B, N, F], prefix tokens first, then patches row by row
     pool: str = 'avg',  # one of IMAGE_POOLS
@@ -46,28 +57,34 @@ def pool_tokens(
 
     Raises: `ValueError` for an unknown pool, or 'token' where there is none.
     """
-    if pool not in IMAGE_POOLS:
-        raise ValueError(f'pool {pool!r}: must be one of {IMAGE_POOLS}')
-    if pool == 'token' and prefix == 0:
-        raise ValueError(
-            "pool 'token' needs a class token, this backbone has none: use 'avg'"
-        )
+    _check_pool(pool, has_class_token=prefix > 0)
     if pool == 'avg':
         return tokens[:, prefix:].mean(1)
-    return tokens[:, 0 if pool == 'token' else prefix]
+    if pool == 'token':
+        return tokens[:, 0]
+    return tokens[:, prefix]
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-020
 def _build(name, image_size, **kwargs):
-    make = lambda **kw: timm.create_model(
-        name, num_classes=0, global_pool='', **kwargs, **kw
-    )
+    "The net without head and pooling; whether its film size is fixed."
+    kwargs = dict(num_classes=0, global_pool='', **kwargs)
     try:
-        return make(img_size=image_size), True
-    # fully convolutional: takes films of any size
-    except TypeError:
-        return make(), False
+        return timm.create_model(name, img_size=image_size, **kwargs), True
+    except TypeError:  # fully convolutional: takes films of any size
+        return timm.create_model(name, **kwargs), False
 
 
+def _check_name(name):
+    "Refuse a name timm does not know, with the nearest ones."
+    if timm.is_model(name):
+        return
+    near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+    raise ValueError(
+        f'timm has no model {name!r}; close: '
+        f'{", ".join(near) or "none"} (all: timm.list_models())'
+    )
+
+# %% ../../nbs/2_towers/20_image_encoder.ipynb #e6c566b6
 def make_backbone(
     # timm's name, e.g. 'resnet50', 'swin_tiny_patch4_window7_224', 'resnet50.a1_in1k'
     name: str,
@@ -81,12 +98,7 @@ def make_backbone(
     Raises: `ValueError` naming close matches, or what to do if the weights can't be
     had.
     """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-        raise ValueError(
-            f'timm has no model {name!r}; close: '
-            f'{", ".join(near) or "none"} (all: timm.list_models())'
-        )
+    _check_name(name)
     try:
         net, fixed = _build(name, image_size, pretrained=pretrained is True)
     except AssertionError as e:
@@ -94,10 +106,10 @@ def make_backbone(
     except Exception as e:
         if pretrained is not True:
             raise
+        reason = str(e).splitlines()[0][:90]
         raise ValueError(
-            f'no pretrained weights for {name!r} ({type(e).__name__}: '
-            f'{str(e).splitlines()[0][:90]}). They come from the Hugging '
-            'Face hub '
+            f'no pretrained weights for {name!r} ({type(e).__name__}: {reason}). '
+            'They come from the Hugging Face hub '
             'or its cache; offline give a local file '
             "(pretrained='weights.safetensors' here, "
             "image_weights='weights.safetensors' in CXRCLIPConfig), "
@@ -108,20 +120,45 @@ def make_backbone(
     return net, fixed
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-022
+def _names(value):
+    "Names of timm's configuration, where one or several or none may stand, as a tuple."
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
 def _spread_grey(net, state):
-    """Weights of a first convolution over one grey channel, for a net of three equal
-    channels: a third each.
+    """Weights of a first convolution over one grey channel, made fit for three.
+
+    Each of the three equal channels takes a third.
     """
-    for name in (f'{c}.weight' for c in _names(net.pretrained_cfg.get('first_conv'))):
+    for conv in _names(net.pretrained_cfg.get('first_conv')):
+        name = f'{conv}.weight'
         w = state.get(name)
         if w is not None and w.ndim == 4 and w.shape[1] == 1:
             state[name] = w.expand(-1, 3, -1, -1) / 3
 
 
-def _names(value):
-    return (value,) if isinstance(value, str) else tuple(value or ())
+def _without_head(net, state):
+    "Weights without those of the classifier."
+    heads = tuple(f'{head}.' for head in _names(net.pretrained_cfg.get('classifier')))
+    return {name: w for name, w in state.items() if not name.startswith(heads)}
 
 
+def _check_weights(net, state, path):
+    "Refuse weights that are not those of the net, one by one."
+    wanted = net.state_dict()
+    both = state.keys() & wanted
+    faults = {
+        'lacks': wanted.keys() - state,
+        'has unknown': state.keys() - wanted,
+        'has other shapes for': {k for k in both if state[k].shape != wanted[k].shape},
+    }
+    for fault, names in faults.items():
+        if names:
+            raise ValueError(
+                f'{path}: {fault} {len(names)} of the weights, e.g. {sorted(names)[0]}'
+            )
+
+# %% ../../nbs/2_towers/20_image_encoder.ipynb #fd5c142e
 def load_backbone(
     net: nn.Module,  # a timm net without its classifier
     path: str | Path,  # .safetensors, or .pth/.pt holding tensors only; timm's names
@@ -138,40 +175,21 @@ def load_backbone(
         raise ValueError(
             f'{path}: not a readable weights file ({type(e).__name__}: {str(e)[:90]})'
         ) from e
-    heads = tuple(f'{h}.' for h in _names(net.pretrained_cfg.get('classifier')))
-    state = {k: v for k, v in state.items() if not heads or not k.startswith(heads)}
-    want = net.state_dict()
+    state = _without_head(net, state)
     _spread_grey(net, state)
-    for what, keys in (
-        ('lacks', want.keys() - state),
-        ('has unknown', state.keys() - want),
-        (
-            'has other shapes for',
-            {k for k in state.keys() & want if state[k].shape != want[k].shape},
-        ),
-    ):
-        if keys:
-            raise ValueError(
-                f'{path}: {what} {len(keys)} of the weights, e.g. {sorted(keys)[0]}'
-            )
+    _check_weights(net, state, path)
     net.load_state_dict(state)
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-028
-def _prefix(net, pool):
-    """Number of tokens in front that stand for no patch; refuses a pool the net can't
-    give.
-    """
-    has_class = getattr(net, 'cls_token', None) is not None
-    prefix = getattr(net, 'num_prefix_tokens', int(has_class))
-    pool_tokens(
-        torch.zeros(1, prefix + 1, 1),
-        pool,
-        prefix if has_class or pool != 'token' else 0,
-    )
-    return prefix
+def _count_prefix(net, pool):
+    "Tokens in front that stand for no patch; refuses a pool the net can't give."
+    has_class_token = getattr(net, 'cls_token', None) is not None
+    _check_pool(pool, has_class_token)
+    return getattr(net, 'num_prefix_tokens', int(has_class_token))
 
 
 def _check_films(x, name, size):
+    "Refuse films without three channels, or of a size the net was not built for."
     if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(f'films must be [B, 3, H, W], got {list(x.shape)}')
     if size and tuple(x.shape[2:]) != (size, size):
@@ -180,8 +198,9 @@ def _check_films(x, name, size):
             f'x {x.shape[3]}'
         )
 
-
-def _once(norm, *_):  # runs before a batch norm computes
+# %% ../../nbs/2_towers/20_image_encoder.ipynb #5198742e
+def _once(norm, *_):
+    "Before a batch norm computes: in a backward pass, hold its running averages."
     again = torch._C._current_graph_task_id() != -1  # in a backward pass?
     norm.momentum = 0.0 if again else norm.usual_momentum
     if again and norm.training:
@@ -189,23 +208,20 @@ def _once(norm, *_):  # runs before a batch norm computes
 
 
 def _count_once(net):
-    """Keep batch norms that are computed again in a backward pass from adding the batch
-    to their running averages again.
-    """
+    "Batch norms that are computed again in a backward pass count the batch once."
     for m in net.modules():
-        if (
-            isinstance(m, nn.modules.batchnorm._BatchNorm)
-            and m.running_mean is not None
-            and _once not in m._forward_pre_hooks.values()
-        ):
+        is_norm = isinstance(m, nn.modules.batchnorm._BatchNorm)
+        if not is_norm or m.running_mean is None:
+            continue
+        if _once not in m._forward_pre_hooks.values():
             m.usual_momentum = m.momentum
             m.register_forward_pre_hook(_once)
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-030
 class ImageEncoder(nn.Module):
-    """A timm backbone with pooling: normalised films `[B, 3, H, W]` to features `[B,
-    width]`; errors as `make_backbone` and `pool_tokens`.
+    """A timm backbone with pooling: normalised films to features `[B, width]`.
 
+    Raises: as `make_backbone` and `pool_tokens`.
     Source: paper, section 3.1.
     """
 
@@ -219,33 +235,47 @@ class ImageEncoder(nn.Module):
     ):
         super().__init__()
         net, fixed = make_backbone(name, image_size, pretrained)
-        self.backbone, self.name, self.pool, self.fixed_size = (
-            net,
-            name,
-            pool,
-            image_size if fixed else None,
-        )
+        statistics = resolve_model_data_config(net)
+        self.backbone = net
+        self.name = name
+        self.pool = pool
+        self.fixed_size = image_size if fixed else None
         self.width = getattr(net, 'head_hidden_size', None) or net.num_features  # F
-        self.mean, self.std = (
-            tuple(resolve_model_data_config(net)[k]) for k in ('mean', 'std')
-        )
-        self.prefix = _prefix(net, pool)
+        self.mean = tuple(statistics['mean'])
+        self.std = tuple(statistics['std'])
+        self.prefix = _count_prefix(net, pool)
 
-    def patches(self, x: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, N, F]
-        # row by row, without class token and registers
+    def tokens(
+        self,
+        x: Tensor,  # [B, 3, H, W]
+    ) -> Tensor:  # [B, prefix + N, F]
+        "Class token and registers, if the net has any, then the patches."
+        _check_films(x, self.name, self.fixed_size)
+        fmt = getattr(self.backbone, 'output_fmt', 'NCHW')
+        return to_tokens(self.backbone(x), fmt)
+
+    def patches(
+        self,
+        x: Tensor,  # [B, 3, H, W]
+    ) -> Tensor:  # [B, N, F]
+        "The patches row by row, without class token and registers."
         return self.tokens(x)[:, self.prefix :]
 
-    def tokens(self, x: Tensor) -> Tensor:  # [B, 3, H, W] -> [B, prefix + N, F]
-        _check_films(x, self.name, self.fixed_size)
-        return to_tokens(self.backbone(x), getattr(self.backbone, 'output_fmt', 'NCHW'))
-
-    # [B, 3, H, W] -> [B, F]
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # [B, 3, H, W]
+    ) -> Tensor:  # [B, F]
+        "One vector a film."
         return pool_tokens(self.tokens(x), self.pool, self.prefix)
 
     def save_memory(
-        self, on: bool = True
-    ) -> None:  # recompute stages in the backward pass
+        self,
+        on: bool = True,  # recompute stages in the backward pass
+    ) -> None:
+        """Keep less of the forward pass, for more computing.
+
+        Raises: `ValueError` if timm cannot do it for this net.
+        """
         try:
             _count_once(self.backbone)
             self.backbone.set_grad_checkpointing(on)

@@ -7,6 +7,7 @@ __all__ = ['PACKABLE', 'length_groups', 'plan_groups', 'Pack', 'pack_texts', 'at
            'row_attention', 'reads_rows', 'first_position', 'read_rows', 'hidden_row']
 
 # %% ../../nbs/7_models/70_packing.ipynb #9469737e
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,20 +30,23 @@ def length_groups(
     if n_groups < 1:
         raise ValueError(f'n_groups is {n_groups}: must be at least 1')
     order = torch.as_tensor(lengths).argsort(stable=True)
-    return [g for g in order.tensor_split(n_groups) if len(g)]
+    return [group for group in order.tensor_split(n_groups) if len(group)]
 
 
 def plan_groups(
     lengths: Tensor,  # [B] tokens a text, on the CPU
     n_groups: int = 4,  # see length_groups
 ) -> list[tuple[Tensor, int]]:  # (indices of the group, width to compute)
-    """Length groups with the width of each: its longest text rounded up to a multiple
-    of 8.
+    """Length groups with the width of each.
+
+    Returns: groups with their longest text rounded up to a multiple of 8.
     """
-    return [
-        (g, -(-int(lengths[g].max()) // 8) * 8)
-        for g in length_groups(lengths, n_groups)
-    ]
+    plan = []
+    for group in length_groups(lengths, n_groups):
+        longest = int(lengths[group].max())
+        width = math.ceil(longest / 8) * 8
+        plan.append((group, width))
+    return plan
 
 # %% ../../nbs/7_models/70_packing.ipynb #6da91810
 class Pack(NamedTuple):
@@ -54,12 +58,13 @@ class Pack(NamedTuple):
     groups: list[tuple[Tensor, Tensor]]
     back: Tensor | None  # [T] from the groups' order to the row's
 
-    def to(self, device) -> 'Pack':  # the same on another device
-        return Pack(
-            self.lengths,
-            [(p.to(device), r.to(device)) for p, r in self.groups],
-            self.back if self.back is None else self.back.to(device),
-        )
+    def to(self, device) -> 'Pack':
+        "The same on another device."
+        groups = []
+        for places, real in self.groups:
+            groups.append((places.to(device), real.to(device)))
+        back = None if self.back is None else self.back.to(device)
+        return Pack(self.lengths, groups, back)
 
 
 def pack_texts(
@@ -67,22 +72,26 @@ def pack_texts(
     # groups that attention sees, see length_groups; None: it goes text by text
     n_groups: int | None = None,
 ) -> Pack:
-    """The plan of a row of texts; padded places of a group point at its text's first
-    token, and are not real. `ValueError` for a text without a token.
+    """The plan of a row of texts.
+
+    Padded places of a group point at its text's first token, and are not real.
+    Raises: `ValueError` for a text without a token.
     """
     if lengths.min() < 1:
         raise ValueError(f'text {int(lengths.argmin())} of the row has no token')
     if n_groups is None:
         return Pack(lengths.tolist(), [], None)
-    starts, groups = lengths.cumsum(0) - lengths, []
-    for g, w in plan_groups(lengths, n_groups):
-        real = torch.arange(w) < lengths[g, None]  # [n, w]
-        groups.append((starts[g, None] + torch.arange(w) * real, real))
-    return Pack(
-        lengths.tolist(),
-        groups,
-        torch.cat([places[real] for places, real in groups]).argsort(),
-    )
+    starts = lengths.cumsum(0) - lengths
+    groups = []
+    order = []
+    for rows, width in plan_groups(lengths, n_groups):
+        offsets = torch.arange(width)
+        real = offsets < lengths[rows, None]  # [n, w]
+        places = starts[rows, None] + offsets * real  # [n, w]
+        groups.append((places, real))
+        order.append(places[real])
+    back = torch.cat(order).argsort()
+    return Pack(lengths.tolist(), groups, back)
 
 # %% ../../nbs/7_models/70_packing.ipynb #aab3a215
 def attend_by_text(
@@ -94,15 +103,16 @@ def attend_by_text(
     scaling: float | None = None,  # of the products; None: 1/sqrt(d)
 ) -> Tensor:  # [1, T, H, d]
     "Attention inside each text of a row, one call a text."
-    # 3 x [1, H, n, d] a text
-    texts = zip(*(x.split(pack.lengths, 2) for x in (query, key, value)))
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(*t, dropout_p=dropout, scale=scaling)
-            for t in texts
-        ],
-        2,
-    ).transpose(1, 2)
+    queries = query.split(pack.lengths, 2)
+    keys = key.split(pack.lengths, 2)
+    values = value.split(pack.lengths, 2)
+    answers = []
+    for q, k, v in zip(queries, keys, values):  # [1, H, n, d] each
+        answer = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scaling
+        )
+        answers.append(answer)
+    return torch.cat(answers, 2).transpose(1, 2)
 
 # %% ../../nbs/7_models/70_packing.ipynb #6c7bdbf4
 def attend_in_groups(
@@ -114,13 +124,14 @@ def attend_in_groups(
     scaling: float | None = None,  # of the products; None: 1/sqrt(d)
 ) -> Tensor:  # [1, T, H, d]
     "Attention inside each text of a row, one call a group of texts of like length."
-    qkv, answers = torch.cat((query, key, value)).transpose(1, 2), []  # [3, T, H, d]
+    qkv = torch.cat((query, key, value)).transpose(1, 2)  # [3, T, H, d]
+    answers = []
     for places, real in pack.groups:
         q, k, v = qkv[:, places].transpose(2, 3)  # [3, n, w, H, d] -> 3 x [n, H, w, d]
-        seen = F.scaled_dot_product_attention(
+        answer = F.scaled_dot_product_attention(
             q, k, v, real[:, None, None], dropout_p=dropout, scale=scaling
         )
-        answers.append(seen.transpose(1, 2)[real])  # [n, H, w, d] -> [tokens, H, d]
+        answers.append(answer.transpose(1, 2)[real])  # [n, H, w, d] -> [tokens, H, d]
     return torch.cat(answers)[pack.back][None]
 
 # %% ../../nbs/7_models/70_packing.ipynb #73788e99
@@ -135,8 +146,9 @@ def row_attention(
     pack: Pack | None = None,  # None: a plain pass over [B, H, L, d]
     **kwargs,  # what else transformers hands to an attention
 ) -> tuple[Tensor, None]:  # [1, T, H, d]
-    """Attention as transformers calls it: inside each text of a row if there is a pack,
-    in groups if it has any.
+    """Attention as transformers calls it, inside each text of a row if there is a pack.
+
+    It goes in groups if the pack has any, else text by text.
     """
     if pack is None:
         return sdpa_attention_forward(
@@ -149,14 +161,14 @@ def row_attention(
             scaling=scaling,
             **kwargs,
         )
-    return (attend_in_groups if pack.groups else attend_by_text)(
-        query, key, value, pack, dropout, scaling
-    ), None
+    attend = attend_in_groups if pack.groups else attend_by_text
+    return attend(query, key, value, pack, dropout, scaling), None
 
 # %% ../../nbs/7_models/70_packing.ipynb #802b52b4
 def _register(kinds):
-    """Make `row_attention` known to transformers as 'packed'; the kinds that can use
-    it, none if transformers is too old.
+    """Make `row_attention` known to transformers as 'packed'.
+
+    Returns: the kinds that can use it, none if transformers is too old.
     """
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
@@ -176,11 +188,11 @@ def reads_rows(
     net: nn.Module,  # a transformers encoder
 ) -> bool:  # can it read texts laid end to end?
     "Is the net of a kind whose attention and positions we can take over?"
+    positions = getattr(net.config, 'position_embedding_type', 'absolute')
     return (
         net.config.model_type in PACKABLE
         and getattr(net, '_supports_attention_backend', False)
-        and getattr(net.config, 'position_embedding_type', 'absolute')
-        in (None, 'absolute')
+        and positions in (None, 'absolute')
     )
 
 
@@ -188,7 +200,8 @@ def first_position(
     net: nn.Module,  # a transformers encoder
 ) -> int:  # 0, or behind the padding id in RoBERTa's family
     "Where the positions of a text begin."
-    padding = getattr(getattr(net, 'embeddings', None), 'padding_idx', None)
+    embeddings = getattr(net, 'embeddings', None)
+    padding = getattr(embeddings, 'padding_idx', None)
     return 0 if padding is None else padding + 1
 
 # %% ../../nbs/7_models/70_packing.ipynb #1cd8a364

@@ -9,6 +9,7 @@ __all__ = ['INERT', 'MOST', 'SWIN_NAMES', 'TEXT', 'IMAGE', 'ABOUT', 'HALF', 'RES
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-003
 import argparse
+import itertools
 import re
 import warnings
 import zipfile
@@ -25,19 +26,30 @@ from .hub import CheckpointError, CXRCLIPConfig, check_is_checkpoint
 from .text_encoder import text_tokenizer
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-009
-INERT = tuple(
-    """
-    omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.base.ContainerMetadata omegaconf.base.Metadata
-    omegaconf.nodes.AnyNode omegaconf.nodes.StringNode omegaconf.nodes.IntegerNode omegaconf.nodes.FloatNode omegaconf.nodes.BooleanNode
-    typing.Any collections.defaultdict builtins.dict builtins.list builtins.str builtins.int builtins.float builtins.bool
-""".split()
-)  # names a file may mention; each is read as a StandIn
+# names a file may mention; each is read as a StandIn
+INERT = (
+    'omegaconf.base.ContainerMetadata',
+    'omegaconf.base.Metadata',
+    'omegaconf.dictconfig.DictConfig',
+    'omegaconf.listconfig.ListConfig',
+    'omegaconf.nodes.AnyNode',
+    'omegaconf.nodes.BooleanNode',
+    'omegaconf.nodes.FloatNode',
+    'omegaconf.nodes.IntegerNode',
+    'omegaconf.nodes.StringNode',
+    'builtins.bool',
+    'builtins.dict',
+    'builtins.float',
+    'builtins.int',
+    'builtins.list',
+    'builtins.str',
+    'collections.defaultdict',
+    'typing.Any',
+)
 
 
 class StandIn:
-    """In the place of a class that a file names: keeps the state it is given and does
-    nothing.
-    """
+    "In the place of a class that a file names: keeps its state and does nothing."
 
     state = None
 
@@ -47,42 +59,49 @@ class StandIn:
     def __setstate__(self, state):
         self.state = state
 
+    @property
+    def value(self):
+        "What OmegaConf's object would hold."
+        state = self.state if isinstance(self.state, dict) else {}
+        return state.get('_content', state.get('_val'))
 
+# %% ../../nbs/7_models/72_released.ipynb #15bc8c56
 # values that are looked at in a file, beside its tensors: a few lists that hold each
 # other can unfold without end
 MOST = 100_000
 
 
-def _plain(x, where, config=True, left=None):
+def _plain(x, where, config=True):
     """`x` with the values of stand-ins in their place.
 
     Raises: `ValueError` for a stand-in outside of the configuration, or too many
     values.
     """
-    left = left or iter(range(MOST))
-    if next(left, None) is None:
-        raise ValueError(f'more than {MOST:,} values')
-    if isinstance(x, StandIn):
-        if not config:
-            raise ValueError(
-                f'{where} is a configuration object: these are read under config only'
-            )
-        state = x.state if isinstance(x.state, dict) else {}
-        return _plain(state.get('_content', state.get('_val')), where, config, left)
-    if isinstance(x, Mapping):
-        return {k: _plain(v, f'{where}.{k}'[:99], config, left) for k, v in x.items()}
-    return (
-        [_plain(v, f'{where}[{i}]'[:99], config, left) for i, v in enumerate(x)]
-        if isinstance(x, (list, tuple))
-        else x
-    )
+    count = itertools.count(1)
+
+    def plain(x, where):
+        where = where[:99]
+        if next(count) > MOST:
+            raise ValueError(f'more than {MOST:,} values')
+        if isinstance(x, StandIn):
+            if not config:
+                raise ValueError(
+                    f'{where} is a configuration object: these are read under config '
+                    'only'
+                )
+            return plain(x.value, where)
+        if isinstance(x, Mapping):
+            return {k: plain(v, f'{where}.{k}') for k, v in x.items()}
+        if isinstance(x, (list, tuple)):
+            return [plain(v, f'{where}[{i}]') for i, v in enumerate(x)]
+        return x
+
+    return plain(x, where)
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-010
 @contextmanager
 def _nothing_else():
-    """Torch's list for tensors plus the stand-ins, without what other libraries have
-    added.
-    """
+    "Torch's list for tensors plus the stand-ins, and nothing of other libraries."
     listed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([(StandIn, name) for name in INERT])
@@ -94,11 +113,31 @@ def _nothing_else():
 
 
 def _unfolds(path):
-    """Would reading a part of this zip take more room than the file? A small file may
-    hold gigabytes of zeros.
+    """Would reading a part of this zip take more room than the file?
+
+    A small file may hold gigabytes of zeros.
     """
     with zipfile.ZipFile(path) as z:
         return any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist())
+
+
+def _refusal(path, error):
+    "The `CheckpointError` for what torch's unpickler has to say."
+    text = str(error)
+    name = re.search(r'GLOBAL (\S+)', text)
+    if name:
+        return CheckpointError(
+            f'{path}: names {name[1]}, refused: only tensors, numbers, '
+            "strings, lists, dictionaries and OmegaConf's "
+            'configuration are read, '
+            'and nothing is run'
+        )
+    reason = re.search(r'WeightsUnpickler error: (.*)', text)
+    reason = reason or re.search(r'(.*)', text)
+    return CheckpointError(
+        f'{path}: no readable checkpoint, {path.stat().st_size:,} bytes '
+        f'({type(error).__name__}: {reason[1][:120]})'
+    )
 
 
 def _read_inert(path):
@@ -106,58 +145,52 @@ def _read_inert(path):
 
     Raises: `CheckpointError` naming what is not allowed.
     """
-    if not (path := Path(path)).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise CheckpointError(f'{path}: no such file')
     try:
-        if zipfile.is_zipfile(path) and _unfolds(path):
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip and _unfolds(path):
             raise ValueError(
                 'a zip with compressed parts, which torch.save never writes'
             )
         with _nothing_else():
-            return torch.load(
-                path,
-                map_location='cpu',
-                weights_only=True,
-                mmap=zipfile.is_zipfile(path),
-            )
+            return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
     except Exception as e:
-        if name := re.search(r'GLOBAL (\S+)', str(e)):
-            raise CheckpointError(
-                f'{path}: names {name[1]}, refused: only tensors, numbers, '
-                "strings, lists, dictionaries and OmegaConf's "
-                'configuration are read, '
-                'and nothing is run'
-            ) from None
-        reason = re.search(r'WeightsUnpickler error: (.*)', str(e)) or re.search(
-            r'(.*)', str(e)
-        )
-        raise CheckpointError(
-            f'{path}: no readable checkpoint, {path.stat().st_size:,} bytes '
-            f'({type(e).__name__}: {reason[1][:120]})'
-        ) from None
+        raise _refusal(path, e) from None
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-013
-def _check_tensors(model):
+def _check_tensor(name, x):
+    "Refuse what is no plain tensor under a name, or larger than what is stored."
+    plain = (
+        isinstance(name, str)
+        and isinstance(x, Tensor)
+        and x.layout == torch.strided
+        and x.device.type == 'cpu'
+    )
+    if not plain:
+        raise ValueError(
+            f'model[{name!r}] must be a plain tensor under a name, got '
+            f'{type(x).__name__}'[:200]
+        )
+    if x.nbytes > x.untyped_storage().nbytes():
+        raise ValueError(
+            f'model[{name!r}] is {list(x.shape)}, but the file holds less'[:200]
+        )
+
+
+def _check_parts(raw):
+    "Refuse a file without the two parts that matter."
+    if not isinstance(raw, dict) or not {'model', 'config'} <= raw.keys():
+        held = list(raw) if isinstance(raw, dict) else type(raw).__name__
+        raise ValueError(f"lacks 'model' or 'config', holds {held}"[:200])
+    model = raw['model']
     if not isinstance(model, Mapping) or not model:
         raise ValueError(
             f'model must be a dictionary of tensors, got {type(model).__name__}'
         )
-    for k, v in model.items():
-        plain = (
-            isinstance(k, str)
-            and isinstance(v, Tensor)
-            and v.layout == torch.strided
-            and v.device.type == 'cpu'
-        )
-        if not plain:
-            raise ValueError(
-                f'model[{k!r}] must be a plain tensor under a name, got '
-                f'{type(v).__name__}'[:200]
-            )
-        if v.nbytes > v.untyped_storage().nbytes():
-            raise ValueError(
-                f'model[{k!r}] is {list(v.shape)}, but the file holds less'[:200]
-            )
+    for name, x in model.items():
+        _check_tensor(name, x)
 
 
 def read_released(
@@ -171,19 +204,15 @@ def read_released(
     """
     raw = _read_inert(path)
     try:
-        if not isinstance(raw, dict) or not {'model', 'config'} <= raw.keys():
-            raise ValueError(
-                "lacks 'model' or 'config', holds "
-                f'{list(raw) if isinstance(raw, dict) else type(raw).__name__}'[:200]
-            )
-        _check_tensors(raw['model'])
-        return dict(raw['model']), {
-            k: _plain(v, k, k == 'config') for k, v in raw.items() if k != 'model'
-        }['config']
+        _check_parts(raw)
+        state = dict(raw.pop('model'))
+        parts = {k: _plain(v, k, config=k == 'config') for k, v in raw.items()}
     except (ValueError, RecursionError) as e:
         raise CheckpointError(f'{path}: {e}') from e
+    return state, parts['config']
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-018
+# pattern in timm's name -> transformers 4.26, applied in this order
 SWIN_NAMES = {
     r'^patch_embed\.proj': 'embeddings.patch_embeddings.projection',
     r'^patch_embed\.norm': 'embeddings.norm',
@@ -193,7 +222,6 @@ SWIN_NAMES = {
     r'norm2': 'layernorm_after',
     r'attn\.proj': 'attention.output.dense',
     r'attn\.': 'attention.self.',
-    # pattern in timm's name -> transformers 4.26, applied in this order
     r'mlp\.fc1': 'intermediate.dense',
     r'mlp\.fc2': 'output.dense',
 }
@@ -207,11 +235,9 @@ def swin_names(
         name = re.sub(pattern, other, name)
     # counted to the stage before
     name = re.sub(r'(\d+)\.downsample', lambda m: f'{int(m[1]) - 1}.downsample', name)
-    return (
-        [name.replace('qkv', part) for part in ('query', 'key', 'value')]
-        if '.qkv.' in name
-        else [name]
-    )
+    if '.qkv.' in name:
+        return [name.replace('qkv', part) for part in ('query', 'key', 'value')]
+    return [name]
 
 
 def released_names(
@@ -219,24 +245,22 @@ def released_names(
     swin: bool,  # is its image tower a Swin, not a ResNet?
 ) -> list[str]:  # the names to be joined along the first axis, mostly one
     "What a released file calls a tensor of `CXRCLIP`."
-    if (inner := name.removeprefix('image_encoder.backbone.')) == name:
-        return [
-            name.replace('text_encoder.net.', 'text_encoder.text_encoder.', 1).replace(
-                '_projection.', '_projection.projection.', 1
-            )
-        ]
-    return (
-        [f'image_encoder.image_encoder.{n}' for n in swin_names(inner)]
-        if swin
-        else [f'image_encoder.resnet.{inner}']
-    )
+    inner = name.removeprefix('image_encoder.backbone.')
+    if inner == name:  # not of the image tower
+        name = name.replace('text_encoder.net.', 'text_encoder.text_encoder.', 1)
+        return [name.replace('_projection.', '_projection.projection.', 1)]
+    if swin:
+        return [f'image_encoder.image_encoder.{n}' for n in swin_names(inner)]
+    return [f'image_encoder.resnet.{inner}']
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-021
 # what the names of the two towers begin with in a released file
-TEXT, IMAGE = 'text_encoder.text_encoder.', 'image_encoder.'
+TEXT = 'text_encoder.text_encoder.'
+IMAGE = 'image_encoder.'
 
 
 def _shape(state, name, dims=2):
+    "The shape of a tensor that must be there."
     if name not in state or state[name].ndim != dims:
         raise ValueError(f'model: {name} is missing or has not {dims} axes')
     return state[name].shape
@@ -263,16 +287,14 @@ def bert_config(
     Raises: `ValueError` naming the tensor that is missing or odd.
     """
     vocab, width = _shape(state, TEXT + 'embeddings.word_embeddings.weight')
-    inner = _shape(state, TEXT + 'encoder.layer.0.intermediate.dense.weight')[0]
-    places, kinds = (
-        _shape(state, f'{TEXT}embeddings.{k}_embeddings.weight')[0]
-        for k in ('position', 'token_type')
-    )
-    layers = {
-        m[1]
-        for k in state
-        if (m := re.match(re.escape(TEXT) + r'encoder\.layer\.(\d+)\.', k))
-    }
+    inner, _ = _shape(state, TEXT + 'encoder.layer.0.intermediate.dense.weight')
+    positions, _ = _shape(state, TEXT + 'embeddings.position_embeddings.weight')
+    types, _ = _shape(state, TEXT + 'embeddings.token_type_embeddings.weight')
+    layers = set()
+    for name in state:
+        found = re.match(re.escape(TEXT) + r'encoder\.layer\.(\d+)\.', name)
+        if found:
+            layers.add(found[1])
     if width % 64:
         raise ValueError(
             f'model: the text tower is {width} wide, no multiple of the 64 '
@@ -285,8 +307,8 @@ def bert_config(
         num_hidden_layers=len(layers),
         num_attention_heads=width // 64,
         intermediate_size=inner,
-        max_position_embeddings=places,
-        type_vocab_size=kinds,
+        max_position_embeddings=positions,
+        type_vocab_size=types,
     )
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-022
@@ -315,18 +337,20 @@ SWIN = dict(
 def is_swin(
     state: Mapping,  # name -> tensor of a released file
 ) -> bool:
-    "Swin-Tiny or ResNet-50? `ValueError` if it is neither."
-    firsts = [
-        IMAGE + 'resnet.conv1.weight' in state,
-        IMAGE + 'image_encoder.embeddings.patch_embeddings.projection.weight' in state,
-    ]
-    if sum(firsts) != 1:
+    """Is the image tower a Swin-Tiny, not a ResNet-50?
+
+    Raises: `ValueError` if it is neither.
+    """
+    swin = IMAGE + 'image_encoder.embeddings.patch_embeddings.projection.weight'
+    has_resnet = IMAGE + 'resnet.conv1.weight' in state
+    has_swin = swin in state
+    if has_resnet == has_swin:
         raise ValueError(
             'model: the image tower must be a ResNet-50 '
             '(image_encoder.resnet.…) or a Swin-Tiny '
             '(image_encoder.image_encoder.…)'
         )
-    return firsts[1]
+    return has_swin
 
 
 def released_config(
@@ -337,10 +361,8 @@ def released_config(
 
     Raises: `ValueError` naming a setting or tensor that is missing or unknown.
     """
-    tower, pooling = (
-        SWIN if is_swin(state) else RESNET,
-        _setting(config, 'model.text_encoder.pooling', str),
-    )
+    tower = SWIN if is_swin(state) else RESNET
+    pooling = _setting(config, 'model.text_encoder.pooling', str)
     if pooling != 'eos':
         raise ValueError(
             f'config.model.text_encoder.pooling is {pooling!r}: the '
@@ -359,13 +381,47 @@ def released_config(
     )
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-026
+# dropped; anything else must have its place
 LEFTOVERS = re.compile(
     r'image_encoder\.resnet\.fc\.(weight|bias)|'
-    r'image_encoder\.image_encoder\.encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.relative_position_index|'
-    # dropped; anything else must have its place
+    r'image_encoder\.image_encoder\.encoder\.layers\.\d+\.blocks\.\d+\.'
+    r'attention\.self\.relative_position_index|'
     r'text_encoder\.text_encoder\.(pooler\.dense\.(weight|bias)|'
     r'embeddings\.position_ids)'
 )
+
+
+def _released_parts(state, swin):
+    "Tensors of `CXRCLIP` cut and named as in a released file."
+    released = {}
+    for name, x in state.items():
+        names = released_names(name, swin)
+        parts = x.chunk(len(names)) if len(names) > 1 else [x]
+        released.update(zip(names, parts))
+    return released
+
+
+def _check_given(given, wanted):
+    "Refuse tensors of a released file that are not those that are wanted."
+    both = wanted.keys() & given
+    faults = {
+        'lacks': wanted.keys() - given,
+        'has unknown': given.keys() - wanted,
+        'has another shape for': {n for n in both if given[n].shape != wanted[n].shape},
+        'has another kind of number for': {
+            n
+            for n in both
+            if given[n].is_floating_point() != wanted[n].is_floating_point()
+        },
+    }
+    for fault, names in faults.items():
+        if not names:
+            continue
+        first = min(names)
+        message = f'model {fault} {len(names)} tensors, first {first}'
+        if fault == 'has another shape for':
+            message += f': {list(given[first].shape)}, not {list(wanted[first].shape)}'
+        raise ValueError(message)
 
 
 def fill_released(
@@ -376,47 +432,18 @@ def fill_released(
 
     Raises: `ValueError` naming tensors that are missing, unknown or misshapen.
     """
-    ours, swin = model.state_dict(), is_swin(state)
-    table = {k: released_names(k, swin) for k in ours}
-    want = {
-        n: (v.shape[0] // len(table[k]), *v.shape[1:]) if v.ndim else ()
-        for k, v in ours.items()
-        for n in table[k]
-    }
-    given = {k: v for k, v in state.items() if not LEFTOVERS.fullmatch(k)}
-    shape = {n for n in want.keys() & given if given[n].shape != want[n]}
-    kind = {
-        n
-        for k in ours
-        for n in table[k]
-        if n in given and given[n].is_floating_point() != ours[k].is_floating_point()
-    }
-    for what, names in (
-        ('lacks', want.keys() - given),
-        ('has unknown', given.keys() - want),
-        ('has another shape for', shape),
-        ('has another kind of number for', kind),
-    ):
-        if not names:
-            continue
-        first = min(names)
-        detail = (
-            f': {list(given[first].shape)}, not {list(want[first])}'
-            if names is shape
-            else ''
-        )
-        raise ValueError(f'model {what} {len(names)} tensors, first {first}{detail}')
-    model.load_state_dict(
-        {
-            k: torch.cat([given[n] for n in names])
-            if len(names) > 1
-            else given[names[0]]
-            for k, names in table.items()
-        }
-    )
+    swin = is_swin(state)
+    given = {name: x for name, x in state.items() if not LEFTOVERS.fullmatch(name)}
+    _check_given(given, _released_parts(model.state_dict(), swin))
+    ours = {}
+    for name in model.state_dict():
+        parts = [given[n] for n in released_names(name, swin)]
+        ours[name] = torch.cat(parts) if len(parts) > 1 else parts[0]
+    model.load_state_dict(ours)
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-027
 def _tokenizer(given):
+    "The tokenizer itself, or that of a folder or hub name."
     if given is None or isinstance(given, PreTrainedTokenizerBase):
         return given
     try:
@@ -432,21 +459,21 @@ def _tokenizer(given):
 
 def _advise(model):
     "Warn of a tokenizer that is missing or hardly the right one."
-    known, name = model.config.text_config['vocab_size'], model.config.text_encoder
+    name = model.config.text_encoder
+    n_words = model.config.text_config['vocab_size']
     if model.tokenizer is None:
-        advice = (
+        warnings.warn(
             'no tokenizer, so embed_texts and zero_shot will refuse; '
             f'load_released(path, tokenizer={name!r}) takes the hub name or a '
-            'folder'
+            'folder',
+            stacklevel=3,
         )
-    elif len(model.tokenizer) != known:
-        advice = (
+    elif len(model.tokenizer) != n_words:
+        warnings.warn(
             f'the tokenizer has {len(model.tokenizer)} tokens, the weights know '
-            f'{known}: is it that of {name!r}?'
+            f'{n_words}: is it that of {name!r}?',
+            stacklevel=3,
         )
-    else:
-        return
-    warnings.warn(advice, stacklevel=3)
 
 
 def load_released(
@@ -473,8 +500,9 @@ def main(
     # command-line arguments; None: those of the process
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Convert a released file: `IN.tar OUT [--tokenizer folder-or-hub-name]`; what is
-    wrong ends the program with a message.
+    """Convert a released file: `IN.tar OUT [--tokenizer folder-or-hub-name]`.
+
+    What is wrong ends the program with a message.
     """
     parser = argparse.ArgumentParser(
         prog='cxrclip-convert',
@@ -491,7 +519,8 @@ def main(
     args = parser.parse_args(argv)
     try:
         check_is_checkpoint(args.out)
-        load_released(args.tar, args.tokenizer).save_pretrained(args.out)
+        model = load_released(args.tar, args.tokenizer)
+        model.save_pretrained(args.out)
     except (ValueError, OSError) as e:
         parser.error(str(e))
     print(f'{args.out}: written')

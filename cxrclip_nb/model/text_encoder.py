@@ -40,9 +40,15 @@ def text_lengths(
     """
     places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
     lengths = (attention_mask.bool() * places).amax(1)
-    if empty := (lengths == 0).nonzero().flatten().tolist():
+    empty = (lengths == 0).nonzero().flatten().tolist()
+    if empty:
         raise ValueError(f'texts without a token: rows {empty[:5]} of the batch')
     return lengths
+
+
+def _check_pool(pool):
+    if pool not in TEXT_POOLS:
+        raise ValueError(f'pool {pool!r}: must be one of {TEXT_POOLS}')
 
 
 def pool_states(
@@ -52,21 +58,19 @@ def pool_states(
 ) -> Tensor:  # [B, F]
     """One vector a text.
 
-    Raises: `ValueError` for an unknown pool (paper, section 3.1: the last token).
+    Raises: `ValueError` for an unknown pool.
+    Source: paper, section 3.1: the last token.
     """
-    if pool not in TEXT_POOLS:
-        raise ValueError(f'pool {pool!r}: must be one of {TEXT_POOLS}')
+    _check_pool(pool)
     if pool == 'mean':
-        return (states * (m := attention_mask[..., None].to(states.dtype))).sum(
-            1
-        ) / m.sum(1)
-    # first or last 1 of the mask
-    place = (
-        attention_mask.int().argmax(1)
-        if pool == 'cls'
-        else text_lengths(attention_mask) - 1
-    )
-    return states[torch.arange(len(states), device=states.device), place]
+        real = attention_mask[..., None].to(states.dtype)  # [B, L, 1]
+        return (states * real).sum(1) / real.sum(1)
+    if pool == 'cls':
+        place = attention_mask.int().argmax(1)  # of the first 1
+    else:
+        place = text_lengths(attention_mask) - 1
+    rows = torch.arange(len(states), device=states.device)
+    return states[rows, place]
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-016
 TINY_BERT = dict(
@@ -85,14 +89,14 @@ def _read(what, name, load):
     try:
         return load()
     except (OSError, ValueError) as e:
+        reason = str(e).splitlines()[0][:120]
         raise ValueError(
             f'no {what} for text encoder {name!r}: looked for a local '
             'folder of that name, then on the Hugging Face hub and in its '
             'cache. Offline give '
             'the path of a folder with config.json (and model.safetensors, '
             "if pretrained), or use 'tiny'. Models that need code of their "
-            'own are '
-            f'not run. ({type(e).__name__}: {str(e).splitlines()[0][:120]})'
+            f'own are not run. ({type(e).__name__}: {reason})'
         ) from e
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #a3f1abce
@@ -101,17 +105,26 @@ BERT_BY_NAME = ('cxr-bert',)
 
 
 def _named_config(name):
-    known, _ = PretrainedConfig.get_config_dict(name)
-    if known.get('model_type') not in BERT_BY_NAME:
+    "The configuration of a hub name or a folder."
+    raw, _ = PretrainedConfig.get_config_dict(name)
+    if raw.get('model_type') not in BERT_BY_NAME:
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
-    return AutoConfig.for_model(
-        'bert',
-        **{
-            k: v
-            for k, v in known.items()
-            if k not in ('model_type', 'auto_map', 'architectures')
-        },
-    )
+    for key in ('model_type', 'auto_map', 'architectures'):
+        raw.pop(key, None)
+    return AutoConfig.for_model('bert', **raw)
+
+
+def _config_of_dict(options):
+    "The configuration that a dict with 'model_type' describes."
+    options = dict(options)
+    kind = options.pop('model_type', None)
+    try:
+        return AutoConfig.for_model(kind, **options)
+    except ValueError as e:
+        raise ValueError(
+            f'text encoder configuration has model_type {kind!r}, which '
+            'transformers does not know'
+        ) from e
 
 
 def text_config(
@@ -125,18 +138,12 @@ def text_config(
 
     Raises: `ValueError` for an unknown model type or a name that can't be had.
     """
-    if config is None and name != 'tiny':
-        found = _read('configuration', name, lambda: _named_config(name))
+    if config is not None:
+        found = _config_of_dict(config)
+    elif name == 'tiny':
+        found = _config_of_dict(TINY_BERT)
     else:
-        known = dict(TINY_BERT if config is None else config)
-        kind = known.pop('model_type', None)
-        try:
-            found = AutoConfig.for_model(kind, **known)
-        except ValueError as e:
-            raise ValueError(
-                f'text encoder configuration has model_type {kind!r}, which '
-                'transformers does not know'
-            ) from e
+        found = _read('configuration', name, lambda: _named_config(name))
     if vocab_size is not None:
         found.vocab_size = vocab_size
     return found
@@ -150,7 +157,8 @@ def text_tokenizer(
     Raises: `ValueError` saying what was looked for if it can't be had.
     """
     try:
-        model_type = PretrainedConfig.get_config_dict(name)[0].get('model_type')
+        raw, _ = PretrainedConfig.get_config_dict(name)
+        model_type = raw.get('model_type')
     except OSError:
         model_type = None  # a folder with a tokenizer alone
     kind = BertTokenizerFast if model_type in BERT_BY_NAME else AutoTokenizer
@@ -160,58 +168,68 @@ def text_tokenizer(
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-030
 def _load_text(name, config):
-    """The weights of `name`.
+    """The net with the weights of `name`.
 
     Raises: `ValueError` if they can't be had or do not fill the net.
     """
-    load = lambda **kw: AutoModel.from_pretrained(
-        name, config=config, trust_remote_code=False, output_loading_info=True, **kw
-    )
 
-    def either():
+    def load(**options):
+        return AutoModel.from_pretrained(
+            name,
+            config=config,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+
+    def load_without_pooler():
         try:
             return load(add_pooling_layer=False)
         except TypeError:
             return load()  # encoders that never had a pooler
 
-    net, info = _read('weights', name, either)
-    lost = sorted(k for k in info['missing_keys'] if 'pooler' not in k)
-    if lost:
+    net, info = _read('weights', name, load_without_pooler)
+    missing = sorted(k for k in info['missing_keys'] if 'pooler' not in k)
+    if missing:
         raise ValueError(
-            f'the weights of {name!r} lack {len(lost)} of the tensors of '
-            f'its configuration, e.g. {lost[0]}'
+            f'the weights of {name!r} lack {len(missing)} of the tensors of '
+            f'its configuration, e.g. {missing[0]}'
         )
     return net
 
 
 def _build_text(name, vocab_size, pretrained, config):
-    """The net, random or with the weights of `name`; a tokenizer larger than pretrained
-    embeddings is refused.
+    """The net, random or with the weights of `name`.
+
+    Raises: `ValueError` for a tokenizer larger than pretrained embeddings.
     """
-    found = text_config(name, None if pretrained else vocab_size, config)
-    if pretrained and (vocab_size or 0) > found.vocab_size:
-        raise ValueError(
-            f'the tokenizer has {vocab_size} tokens, {name!r} knows '
-            f'{found.vocab_size}: use the tokenizer of {name!r}'
-        )
-    net = (
-        _load_text(name, found)
-        if pretrained
-        else AutoModel.from_config(found, trust_remote_code=False)
-    )
+    if pretrained:
+        found = text_config(name, None, config)
+        if (vocab_size or 0) > found.vocab_size:
+            raise ValueError(
+                f'the tokenizer has {vocab_size} tokens, {name!r} knows '
+                f'{found.vocab_size}: use the tokenizer of {name!r}'
+            )
+        net = _load_text(name, found)
+    else:
+        found = text_config(name, vocab_size, config)
+        net = AutoModel.from_config(found, trust_remote_code=False)
     if getattr(net, 'pooler', None) is not None:
         net.pooler = None
     return net.float()
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #1cd500af
 def _recompute_layers(net, on):
-    what, options = ('enable', [dict(use_reentrant=False)]) if on else ('disable', [])
-    # before transformers 5.24
-    switch = getattr(net, f'activation_checkpointing_{what}', None) or getattr(
-        net, f'gradient_checkpointing_{what}'
-    )
+    "Have the layers computed again in the backward pass, or no longer."
+    action = 'enable' if on else 'disable'
+    switch = getattr(net, f'activation_checkpointing_{action}', None)
+    if switch is None:  # before transformers 5.24
+        switch = getattr(net, f'gradient_checkpointing_{action}')
     net.config.use_cache = False
-    switch(*options)
+    if on:
+        switch(dict(use_reentrant=False))
+    else:
+        switch()
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #2c23027e
 def pool_row(
@@ -220,10 +238,13 @@ def pool_row(
     pool: str = 'eos',  # one of TEXT_POOLS
 ) -> Tensor:  # [B, F]
     "One vector a text from a row."
-    ends = lengths.cumsum(0)
     if pool == 'mean':
-        return torch.stack([s.mean(0) for s in states.split(lengths.tolist())])
-    return states[ends - lengths if pool == 'cls' else ends - 1]
+        texts = states.split(lengths.tolist())
+        return torch.stack([text.mean(0) for text in texts])
+    ends = lengths.cumsum(0)
+    if pool == 'cls':
+        return states[ends - lengths]
+    return states[ends - 1]
 
 
 def encode_packed(
@@ -232,28 +253,30 @@ def encode_packed(
     mask: Tensor,  # [B, L]
     lengths: Tensor,  # [B] as `text_lengths`, on the CPU
 ) -> Tensor:  # [B, F]
-    """All texts as one row; attention text by text on a CPU, in groups elsewhere,
-    unless `enc.n_groups` says how many.
+    """All texts as one row.
+
+    Attention goes text by text on a CPU, in four groups elsewhere, unless
+    `enc.n_groups` says in how many.
     """
-    on_cpu = ids.device.type == 'cpu'
-    return pool_row(
-        *hidden_row(enc.net, ids, mask, enc.n_groups or (None if on_cpu else 4)),
-        enc.pool,
-    )
+    n_groups = enc.n_groups
+    if n_groups is None and ids.device.type != 'cpu':
+        n_groups = 4
+    states, row_lengths = hidden_row(enc.net, ids, mask, n_groups)
+    return pool_row(states, row_lengths, enc.pool)
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #ffe1c669
-def _check_texts(ids, mask, most, name):
-    "Lengths `[B]` of the texts, on the CPU."
+def _check_texts(ids, mask, max_length, name):
+    "Lengths `[B]` of the texts, on the CPU; refuses what the net cannot read."
     if ids.ndim != 2 or ids.shape != mask.shape or not len(ids):
         raise ValueError(
             f'input_ids {list(ids.shape)} and attention_mask '
             f'{list(mask.shape)} must be equal [B, L], B >= 1'
         )
     lengths = text_lengths(mask).cpu()
-    if most and lengths.max() > most:
+    if max_length and lengths.max() > max_length:
         raise ValueError(
             f'a text of {int(lengths.max())} tokens, but {name!r} takes '
-            f'{most}: truncate'
+            f'{max_length}: truncate'
         )
     return lengths
 
@@ -265,16 +288,19 @@ def encode_grouped(
     lengths: Tensor,  # [B] as `text_lengths`, on the CPU
 ) -> Tensor:  # [B, F]
     "Group after group, each trimmed to its own longest text."
-    plan = plan_groups(lengths, enc.n_groups or 4)
-    rows = [g.to(ids.device) for g, _ in plan]
-    parts = [enc.encode(ids[r, :w], mask[r, :w]) for r, (_, w) in zip(rows, plan)]
-    return torch.cat(parts)[torch.cat(rows).argsort()]
+    order = []
+    vectors = []
+    for rows, width in plan_groups(lengths, enc.n_groups or 4):
+        rows = rows.to(ids.device)
+        order.append(rows)
+        vectors.append(enc.encode(ids[rows, :width], mask[rows, :width]))
+    return torch.cat(vectors)[torch.cat(order).argsort()]
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-035
 class TextEncoder(nn.Module):
-    """A Hugging Face encoder with pooling: ids and mask `[B, L]` to features `[B,
-    width]`; errors as `text_config`, and for empty or overlong texts.
+    """A Hugging Face encoder with pooling: ids and mask `[B, L]` to `[B, width]`.
 
+    Raises: as `text_config`, and `ValueError` for empty or overlong texts.
     Source: paper, section 3.1.
     """
 
@@ -291,46 +317,44 @@ class TextEncoder(nn.Module):
         n_groups: int | None = None,
     ):
         super().__init__()
-        if pool not in TEXT_POOLS:
-            raise ValueError(f'pool {pool!r}: must be one of {TEXT_POOLS}')
+        _check_pool(pool)
         if n_groups is not None and n_groups < 1:
             raise ValueError(f'n_groups is {n_groups}: must be at least 1, or None')
-        self.net = _build_text(
-            name, vocab_size, pretrained and config is None and name != 'tiny', config
-        )
-        self.name, self.pool, self.n_groups, self.config = (
-            name,
-            pool,
-            n_groups,
-            self.net.config.to_dict(),
-        )
+        use_weights = pretrained and config is None and name != 'tiny'
+        self.net = _build_text(name, vocab_size, use_weights, config)
+        self.name = name
+        self.pool = pool
+        self.n_groups = n_groups
+        self.config = self.net.config.to_dict()
+        self.width = self.net.config.hidden_size
+        positions = self.config.get('max_position_embeddings') or 0
+        self.max_length = max(0, positions - first_position(self.net))
         self.packs = reads_rows(self.net)
-        self.width, self.max_length = (
-            self.net.config.hidden_size,
-            max(
-                0,
-                (self.config.get('max_position_embeddings') or 0)
-                - first_position(self.net),
-            ),
-        )
         if self.packs:
             read_rows(self.net)
 
-    # [B, L], [B, L] -> [B, F], the plain pass
-    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return pool_states(
-            self.net(input_ids=ids, attention_mask=mask).last_hidden_state,
-            mask,
-            self.pool,
-        )
+    def encode(
+        self,
+        ids: Tensor,  # [B, L]
+        mask: Tensor,  # [B, L]
+    ) -> Tensor:  # [B, F]
+        "The plain pass, over a padded rectangle."
+        states = self.net(input_ids=ids, attention_mask=mask).last_hidden_state
+        return pool_states(states, mask, self.pool)
 
-    # [B, L], [B, L] -> [B, F], without padding
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,  # [B, L]
+        attention_mask: Tensor,  # [B, L]
+    ) -> Tensor:  # [B, F]
+        "One vector a text, without computing the padding."
         lengths = _check_texts(input_ids, attention_mask, self.max_length, self.name)
-        return (encode_packed if self.packs else encode_grouped)(
-            self, input_ids, attention_mask, lengths
-        )
+        encode = encode_packed if self.packs else encode_grouped
+        return encode(self, input_ids, attention_mask, lengths)
 
-    # in the backward pass
-    def save_memory(self, on: bool = True) -> None:
+    def save_memory(
+        self,
+        on: bool = True,  # recompute layers in the backward pass
+    ) -> None:
+        "Keep less of the forward pass, for more computing."
         _recompute_layers(self.net, on)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/5_basics/52_chapter.ipynb #chapter-7
@@ -83,20 +84,22 @@ def need(
 def saved_bytes(
     run: Callable,  # a forward pass; its result is thrown away
 ) -> int:  # bytes
-    """Memory that autograd keeps between the forward and the backward pass, parameters
-    left out.
+    """Memory that autograd keeps between the forward and the backward pass.
+
+    Parameters are left out.
     """
-    kept = {}
+    kept = {}  # address -> bytes
 
     def pack(x):
-        # a view belongs to its whole
-        memory, whole = x.untyped_storage(), x if x._base is None else x._base
+        whole = x if x._base is None else x._base  # a view belongs to its whole
         if not isinstance(whole, torch.nn.Parameter):
+            memory = x.untyped_storage()
             kept[memory.data_ptr()] = memory.nbytes()
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        result = run()
+        result = run()  # held, so that nothing is freed before it is counted
+    del result
     return sum(kept.values())
 
 # %% ../../nbs/5_basics/52_chapter.ipynb #00-core-028
@@ -107,16 +110,14 @@ TOY_NAMES = ('effusion', 'pneumothorax', 'nodule', 'normal')
 def toy_pairs(
     dtype: torch.dtype = torch.float64,  # float64: tests to 1e-12 make sense
 ) -> tuple[Tensor, Tensor]:  # image [2, 4, 3], text [2, 4, 3], unit norm
-    """Hand-written embeddings of four studies, two images and two texts each; image and
-    text of a study point roughly the same way.
+    """Hand-written embeddings of four studies, two images and two texts each.
+
+    Image and text of a study point roughly the same way.
     """
-    image = [
-        [[3, 1, 0], [0, 3, 1], [1, 0, 3], [-2, -2, 1]],  # first view
-        [[3, 0, 1], [1, 3, 0], [0, 1, 3], [-2, -1, 0]],
-    ]  # second view
-    text = [
-        [[2, 0, 0], [0, 2, 0], [0, 0, 2], [-1, -1, 0]],  # findings
-        [[3, 1, 1], [0, 2, 1], [1, 0, 2], [-1, -2, 0]],
-    ]  # impression
-    unit = lambda x: torch.nn.functional.normalize(torch.tensor(x, dtype=dtype), dim=-1)
-    return unit(image), unit(text)
+    first_view = [[3, 1, 0], [0, 3, 1], [1, 0, 3], [-2, -2, 1]]
+    second_view = [[3, 0, 1], [1, 3, 0], [0, 1, 3], [-2, -1, 0]]
+    findings = [[2, 0, 0], [0, 2, 0], [0, 0, 2], [-1, -1, 0]]
+    impression = [[3, 1, 1], [0, 2, 1], [1, 0, 2], [-1, -2, 0]]
+    image = torch.tensor([first_view, second_view], dtype=dtype)
+    text = torch.tensor([findings, impression], dtype=dtype)
+    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,128 +34,135 @@ from ..data.studies import LABEL_COLUMNS
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-007
 def _set(label, severity, rng):
+    "A finding of a given severity, its other features drawn."
     return replace(sample_finding(label, rng), severity=severity)
 
 
+# visit: findings, severities
 _ARRANGED = {
     2: (('Pleural Effusion', 0.15), ('Atelectasis', 0.6)),
     4: (),
     6: (('Consolidation', 0.8),),
     7: (('Pneumothorax', 0.8),),
-    # visit: findings, severities
     8: (('Pneumothorax', 0.6), ('Cardiomegaly', 0.2)),
     9: (('Mass', 0.7), ('Fibrosis', 0.5)),
     12: (),
 }
 
 
+def _arrange(plan, i, seed):
+    "Gives visit i the findings and the films that are arranged for it, if any."
+    if i in _ARRANGED:
+        rng = rng_for(seed, 'arranged', i)
+        plan['findings'] = [_set(label, s, rng) for label, s in _ARRANGED[i]]
+        plan['kept'] = []
+    if i < 2 * len(VISITS):
+        plan['views'] = list(VISITS[i % len(VISITS)])
+
+
 def plan_visits(
     n: int,  # visits
     seed: int,  # of patients and findings
 ) -> list[dict]:
-    """The first n visits of invented patients; the first of them are arranged, so that
-    what is rare is there.
+    """The first n visits of invented patients; what is rare is arranged to be there.
 
     Returns: `plan_patient`'s plans, with `number` of the patient and `visit`, both from
     0.
     """
-    visits, number = [], 0
+    visits = []
+    number = 0
     while len(visits) < n:
-        visits += [
-            p | dict(number=number, visit=k)
-            for k, p in enumerate(plan_patient(seed, number))
-        ]
+        for k, plan in enumerate(plan_patient(seed, number)):
+            visits.append(plan | dict(number=number, visit=k))
         number += 1
-    for i, p in enumerate(visits[:n]):
-        rng = rng_for(seed, 'arranged', i)
-        if i in _ARRANGED:
-            p['findings'], p['kept'] = [_set(l, v, rng) for l, v in _ARRANGED[i]], []
-        if i < 2 * len(VISITS):
-            p['views'] = list(VISITS[i % len(VISITS)])
-    return visits[:n]
+    visits = visits[:n]
+    for i, plan in enumerate(visits):
+        _arrange(plan, i, seed)
+    return visits
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-009
 class Imitation:
-    """Files below one root, `rows` of the true study table, `traps` by name, and
-    `left_out`: (what, why) of what a reader must leave out.
+    """A corpus that is being written: files below one root, and what is true of it.
+
+    `rows` of the true study table, `traps` by name, and `left_out`: (what, why) of what
+    a reader must leave out.
     """
 
-    # folder, source in the table, visits, pixels, of everything
-    def __init__(self, root: str | Path, source: str, n: int, size: int, seed: int):
-        self.root, self.source, self.size, self.seed, self.visits = (
-            Path(root),
-            source,
-            size,
-            seed,
-            plan_visits(n, seed),
-        )
-        self.rows, self.traps, self.left_out, self.plans, self.turns = (
-            [],
-            defaultdict(list),
-            [],
-            {},
-            defaultdict(int),
-        )
+    def __init__(
+        self,
+        root: str | Path,  # folder
+        source: str,  # in the table
+        n: int,  # visits
+        size: int,  # of a film, pixels
+        seed: int,  # of everything
+    ):
+        self.root = Path(root)
+        self.source = source
+        self.size = size
+        self.seed = seed
+        self.visits = plan_visits(n, seed)
+        self.plans = {}  # by study, where a writer notes them
+        self.rows = []
+        self.traps = defaultdict(list)
+        self.left_out = []
+        self.turns = defaultdict(int)  # counters of what comes in turn
 
     def rng(self, *keys):
+        "A generator of its own for each use."
         return rng_for(self.seed, 'imitate', *keys)
 
     def hex(self, *keys):
+        "An invented id of 32 hexadecimal digits."
         return self.rng('id', *keys).bytes(16).hex()
 
     def uid(self, *keys):
-        return (
-            f'2.25.{uuid.UUID(bytes=self.rng("uid", *keys).bytes(16), version=4).int}'
-        )
+        "An invented DICOM id."
+        raw = self.rng('uid', *keys).bytes(16)
+        return f'2.25.{uuid.UUID(bytes=raw, version=4).int}'
 
-    # seven digits, no two alike
     def number(self, k, what):
-        return (k * 7_654_321 + int(self.rng(what).integers(10**7))) % 10**7
+        "Seven digits for the k-th of something, no two alike."
+        start = int(self.rng(what).integers(10**7))
+        return (k * 7_654_321 + start) % 10**7
 
     def put(self, name, data):
+        "Writes a file of bytes or text."
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data if isinstance(data, bytes) else data.encode())
 
-    # film k of a visit, uint8 [H, W], and the masks of its findings
-    def film(self, p, k, cut=True):
-        film, masks = draw_film(
-            p['anatomy'],
-            p['findings'],
-            p['views'][k],
-            self.size,
-            rng_for(self.seed, 'film', p['study_id'], k),
-        )
-        a = self.size // 16 if cut else 0
-        keep = (
-            np.s_[: self.size - 2 * a]
-            if p['number'] % 2
-            else np.s_[:, a : self.size - a]
-        )
-        return film[keep], {l: m[keep] for l, m in masks.items()}
+    def film(self, plan, k, cut=True):
+        "Film k of a visit, uint8 [H, W], and the masks of its findings."
+        rng = rng_for(self.seed, 'film', plan['study_id'], k)
+        view = plan['views'][k]
+        film, masks = draw_film(plan['anatomy'], plan['findings'], view, self.size, rng)
+        edge = self.size // 16 if cut else 0
+        if plan['number'] % 2:
+            inside = np.s_[: self.size - 2 * edge]
+        else:
+            inside = np.s_[:, edge : self.size - edge]
+        return film[inside], {label: mask[inside] for label, mask in masks.items()}
 
     def trap(self, name, what):
+        "Notes where a trap is planted."
         self.traps[name].append(what)
 
-    # a row of the true table, unless it says nothing
     def study(self, study_id, patient_id, split, images, views, **says):
-        lists = {
-            c: list(says.get(c, ())) for c in ('texts', 'augmented', *LABEL_COLUMNS)
-        }
+        "Adds a row to the true table, unless the study says nothing."
+        columns = ('texts', 'augmented', *LABEL_COLUMNS)
+        lists = {c: list(says.get(c, ())) for c in columns}
         if not any(lists.values()):
             self.left_out.append((study_id, 'neither text nor label'))
             return
-        self.rows.append(
-            dict(
-                study_id=study_id,
-                patient_id=patient_id,
-                source=self.source,
-                split=split,
-                images=images,
-                views=list(views),
-            )
-            | lists
+        row = dict(
+            study_id=study_id,
+            patient_id=patient_id,
+            source=self.source,
+            split=split,
+            images=images,
+            views=list(views),
         )
+        self.rows.append(row | lists)
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-011
 def csv_text(
@@ -175,52 +182,72 @@ def gzipped(text: str) -> bytes:
 
 def jpeg(film: np.ndarray) -> bytes:
     "A grey film as JPEG."
-    return cv2.imencode('.jpg', film, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    _, packed = cv2.imencode('.jpg', film, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return packed.tobytes()
 
 
 def png(film: np.ndarray, rgba: bool = False) -> bytes:
     "A grey film as PNG, with one channel or four."
-    return cv2.imencode(
-        '.png', cv2.cvtColor(film, cv2.COLOR_GRAY2BGRA) if rgba else film
-    )[1].tobytes()
+    if rgba:
+        film = cv2.cvtColor(film, cv2.COLOR_GRAY2BGRA)
+    _, packed = cv2.imencode('.png', film)
+    return packed.tobytes()
 
-
+# %% ../../nbs/6_data/62_imitate.ipynb #171e1afe
 def marked(text: str, mark: str, rng: np.random.Generator) -> str:
     "The text with a mark between two of its words; as it is if there is no such place."
     words = text.split(' ')
-    gaps = [
-        k
-        for k in range(1, len(words))
-        if words[k - 1].isalpha() and words[k - 1].islower()
-    ]
-    return (
-        ' '.join([*words[: (k := int(rng.choice(gaps)))], mark, *words[k:]])
-        if gaps
-        else text
-    )
+    gaps = []
+    for k in range(1, len(words)):
+        before = words[k - 1]
+        if before.isalpha() and before.islower():
+            gaps.append(k)
+    if not gaps:
+        return text
+    k = int(rng.choice(gaps))
+    return ' '.join([*words[:k], mark, *words[k:]])
 
 
 def numbered(text: str) -> str:
-    """The sentences of a text as a numbered list, one a line; a single sentence stays
-    alone.
-    """
-    parts = [s.rstrip('.') + '.' for s in text.split('. ')]
-    return (
-        '\n'.join(f'{k}. {s}' for k, s in enumerate(parts, 1))
-        if len(parts) > 1
-        else text
-    )
+    "The sentences of a text as a numbered list, one a line; a single one stays alone."
+    sentences = [part.rstrip('.') + '.' for part in text.split('. ')]
+    if len(sentences) == 1:
+        return text
+    return '\n'.join(f'{k}. {s}' for k, s in enumerate(sentences, 1))
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-014
 def _deep(film, bits, negative):
     "uint8 -> `bits` bits in uint16, the whole range; complement if negative."
-    deep = np.round(film.astype(np.float32) * ((2**bits - 1) / 255)).astype('<u2')
-    return 2**bits - 1 - deep if negative else deep
+    white = 2**bits - 1
+    deep = np.round(film.astype(np.float32) * (white / 255)).astype('<u2')
+    return white - deep if negative else deep
 
 
-# uint8 [H, W]; study, series, image
+def _put_pixels(dataset, film, bits, negative):
+    "Gives a DICOM dataset a film: 8 bits in a baseline JPEG, more uncompressed."
+    from pydicom.encaps import encapsulate
+
+    dataset.Rows, dataset.Columns = film.shape
+    dataset.SamplesPerPixel = 1
+    dataset.PixelRepresentation = 0
+    dataset.BitsAllocated = 8 if bits == 8 else 16
+    dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
+    sign = 'MONOCHROME1' if negative else 'MONOCHROME2'
+    dataset.PhotometricInterpretation = sign
+    if bits == 8:
+        dataset.PixelData = encapsulate([jpeg(film)])
+    else:
+        dataset.PixelData = _deep(film, bits, negative).tobytes()
+    dataset['PixelData'].VR = 'OB' if bits == 8 else 'OW'
+
+
 def dicom_bytes(
-    film: np.ndarray, uids: Sequence[str], bits: int = 8, negative: bool = False, **tags
+    film: np.ndarray,  # uint8 [H, W]
+    uids: Sequence[str],  # of study, series, image
+    bits: int = 8,
+    negative: bool = False,  # store the complement (MONOCHROME1)
+    **tags,
 ) -> bytes:
     """A DICOM file: 8 bits in a baseline JPEG, more uncompressed; further tags by name.
 
@@ -232,32 +259,24 @@ def dicom_bytes(
         raise ImportError(
             'to write DICOM files: pip install "cxrclip_nb[dicom]"'
         ) from e
-    d, u = pydicom.Dataset(), pydicom.uid
-    d.file_meta = pydicom.dataset.FileMetaDataset()
-    d.file_meta.TransferSyntaxUID = (
-        u.JPEGBaseline8Bit if bits == 8 else u.ExplicitVRLittleEndian
-    )
-    d.SOPClassUID, d.Modality, d.BodyPartExamined = (
-        u.DigitalXRayImageStorageForPresentation,
-        'DX',
-        'CHEST',
-    )
-    d.StudyInstanceUID, d.SeriesInstanceUID, d.SOPInstanceUID = uids
+    uid = pydicom.uid
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    syntax = uid.JPEGBaseline8Bit if bits == 8 else uid.ExplicitVRLittleEndian
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
+    dataset.Modality = 'DX'
+    dataset.BodyPartExamined = 'CHEST'
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uids
     for name, value in tags.items():
-        setattr(d, name, value)
-    (d.Rows, d.Columns), d.SamplesPerPixel, d.PixelRepresentation = film.shape, 1, 0
-    d.BitsAllocated, d.BitsStored, d.HighBit = (8 if bits == 8 else 16), bits, bits - 1
-    d.PhotometricInterpretation = 'MONOCHROME1' if negative else 'MONOCHROME2'
-    d.PixelData = (
-        pydicom.encaps.encapsulate([jpeg(film)])
-        if bits == 8
-        else _deep(film, bits, negative).tobytes()
-    )
-    d['PixelData'].VR = 'OB' if bits == 8 else 'OW'
-    pydicom.dcmwrite(out := io.BytesIO(), d, enforce_file_format=True)
+        setattr(dataset, name, value)
+    _put_pixels(dataset, film, bits, negative)
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, dataset, enforce_file_format=True)
     return out.getvalue()
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-018
+# in the order of its tables
 CHEXPERT = (
     'No Finding',
     'Enlarged Cardiomediastinum',
@@ -267,7 +286,6 @@ CHEXPERT = (
     'Edema',
     'Consolidation',
     'Pneumonia',
-    # in the order of its tables
     'Atelectasis',
     'Pneumothorax',
     'Pleural Effusion',
@@ -275,7 +293,7 @@ CHEXPERT = (
     'Fracture',
     'Support Devices',
 )
-_AS_CHEXPERT = {l: (l,) for l in CHEXPERT if l in FINDINGS} | {
+_AS_CHEXPERT = {label: (label,) for label in CHEXPERT if label in FINDINGS} | {
     'Mass': ('Lung Lesion',),
     'Nodule': ('Lung Lesion',),
     'Fibrosis': ('Lung Opacity',),
@@ -285,152 +303,181 @@ _AS_CHEXPERT = {l: (l,) for l in CHEXPERT if l in FINDINGS} | {
 }
 
 
+def _found_cells(findings, complete):
+    "The cells of the labels that findings speak of."
+    cells = {}
+    # the surest finding of a label counts
+    for finding in sorted(findings, key=lambda f: f.severity):
+        sure = finding.severity >= 0.25 or complete
+        for label in _AS_CHEXPERT[finding.label]:
+            cells[label] = '1.0' if sure else '-1.0'
+        if finding.label == 'Consolidation' and not complete:
+            cells['Pneumonia'] = '-1.0'
+    if not set(cells) - {'Support Devices'}:
+        cells['No Finding'] = '1.0'
+    return cells
+
+
 def chexpert_cells(
     findings: Sequence[Finding],  # of a study
     rng: np.random.Generator,  # of what is denied
     complete: bool = False,  # nothing is left open or uncertain
 ) -> dict[str, str]:  # label -> '1.0', '0.0', '-1.0' or ''
     "What a labeller's table says of a study."
-    said = {}
-    # the surest finding of a label counts
-    for f in sorted(findings, key=lambda f: f.severity):
-        for l in _AS_CHEXPERT[f.label]:
-            said[l] = '1.0' if f.severity >= 0.25 or complete else '-1.0'
-        if f.label == 'Consolidation' and not complete:
-            said['Pneumonia'] = '-1.0'
-    if not set(said) - {'Support Devices'}:
-        said['No Finding'] = '1.0'
-    closed = {
-        l: '0.0'
-        for l in CHEXPERT
-        if complete or l != 'No Finding' and rng.random() < 0.2
-    }
-    return {l: said.get(l, closed.get(l, '')) for l in CHEXPERT}
+    found = _found_cells(findings, complete)
+    cells = {}
+    for label in CHEXPERT:
+        denied = complete or (label != 'No Finding' and rng.random() < 0.2)
+        cells[label] = found.get(label, '0.0' if denied else '')
+    return cells
 
 
-def by_state(said: Mapping[str, str]) -> dict[str, list]:
+def by_state(cells: Mapping[str, str]) -> dict[str, list]:
     "Lists positive, negative, uncertain of such cells."
+    states = dict(zip(LABEL_COLUMNS, ('1.0', '0.0', '-1.0')))
     return {
-        k: [l for l, v in said.items() if v == s]
-        for k, s in zip(LABEL_COLUMNS, ('1.0', '0.0', '-1.0'))
+        kind: [label for label, cell in cells.items() if cell == state]
+        for kind, state in states.items()
     }
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-021
 CHEXPERT_HEADER = 'Path,Sex,Age,Frontal/Lateral,AP/PA,' + ','.join(CHEXPERT)
 
 
-def _chexpert_view(c, v, study):
+def _chexpert_view(corpus, view, study):
     "How CheXpert writes a view: (Frontal/Lateral, AP/PA)."
-    if v != 'LATERAL':
-        return 'Frontal', v
-    c.turns['lateral'] += 1
-    n = c.turns['lateral']
+    if view != 'LATERAL':
+        return 'Frontal', view
+    corpus.turns['lateral'] += 1
+    n = corpus.turns['lateral']
     if n not in (2, 3):
         return 'Lateral', ''
-    c.trap('a lateral film filed as frontal, AP/PA says LL or RL', study)
+    corpus.trap('a lateral film filed as frontal, AP/PA says LL or RL', study)
     return 'Frontal', 'LL' if n == 2 else 'RL'
 
 
-def _chexpert_study(c, i, p):
-    """Split, patient, study, cells and person of a visit; the first training study from
-    the tenth on has blanks only.
-    """
-    split = 'valid' if p['number'] % 8 == 1 else 'train'
-    rng, person = c.rng('chexpert', i), c.rng('person', p['number'])
-    patient = f'patient{p["number"] + (80001 if split == "valid" else 70001):05d}'
-    study = f'{patient}/study{p["visit"] + 1}'
-    said = chexpert_cells(p['findings'], rng, split == 'valid')
-    if split == 'train' and i >= 9 and not c.traps['a study with blanks only']:
-        c.trap('a study with blanks only', study)
-        said = dict.fromkeys(CHEXPERT, '')
-    sex = 'Unknown' if p['number'] == 3 else str(person.choice(['Male', 'Female']))
-    return split, patient, study, said, (sex, int(person.integers(18, 91)))
+def _chexpert_person(corpus, plan):
+    "Sex and age of a patient."
+    rng = corpus.rng('person', plan['number'])
+    sex = 'Unknown' if plan['number'] == 3 else str(rng.choice(['Male', 'Female']))
+    return sex, int(rng.integers(18, 91))
+
+
+def _chexpert_cells(corpus, i, plan, split, study):
+    "Label cells of visit i; one training study, from the tenth on, has blanks only."
+    trap = 'a study with blanks only'
+    if split == 'train' and i >= 9 and not corpus.traps[trap]:
+        corpus.trap(trap, study)
+        return dict.fromkeys(CHEXPERT, '')
+    complete = split == 'valid'
+    return chexpert_cells(plan['findings'], corpus.rng('chexpert', i), complete)
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-022
 def write_chexpert(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> dict:  # rows of train and valid
-    "CheXpert's folder, below `c.root`."
+    "CheXpert's folder, below the root."
     rows = dict(train=[], valid=[])
-    for i, p in enumerate(c.visits):
-        split, patient, study, said, person = _chexpert_study(c, i, p)
+    for i, plan in enumerate(corpus.visits):
+        split = 'valid' if plan['number'] % 8 == 1 else 'train'
+        first = 80001 if split == 'valid' else 70001
+        patient = f'patient{plan["number"] + first:05d}'
+        study = f'{patient}/study{plan["visit"] + 1}'
+        person = _chexpert_person(corpus, plan)
+        cells = _chexpert_cells(corpus, i, plan, split, study)
         images = []
-        for k, v in enumerate(p['views']):
-            kind, side = _chexpert_view(c, v, study)
-            images.append(
-                f'CheXpert-v1.0-small/{split}/{study}/view{k + 1}_{kind.lower()}.jpg'
-            )
-            c.put(images[-1], jpeg(c.film(p, k)[0]))
-            rows[split].append([images[-1], *person, kind, side, *said.values()])
-        if '-1.0' in said.values():
-            c.trap('uncertain is neither positive nor negative', study)
+        for k, view in enumerate(plan['views']):
+            kind, side = _chexpert_view(corpus, view, study)
+            name = f'view{k + 1}_{kind.lower()}.jpg'
+            image = f'CheXpert-v1.0-small/{split}/{study}/{name}'
+            film, _ = corpus.film(plan, k)
+            corpus.put(image, jpeg(film))
+            images.append(image)
+            rows[split].append([image, *person, kind, side, *cells.values()])
+        if '-1.0' in cells.values():
+            corpus.trap('uncertain is neither positive nor negative', study)
         if split == 'valid':
-            c.trap('validation denies No Finding, training never does', study)
-        c.plans[study] = p
-        c.study(study, patient, split, images, p['views'], **by_state(said))
+            corpus.trap('validation denies No Finding, training never does', study)
+        corpus.plans[study] = plan
+        says = by_state(cells)
+        corpus.study(study, patient, split, images, plan['views'], **says)
     for split, films in rows.items():
-        c.put(f'CheXpert-v1.0-small/{split}.csv', csv_text(CHEXPERT_HEADER, films))
+        table = csv_text(CHEXPERT_HEADER, films)
+        corpus.put(f'CheXpert-v1.0-small/{split}.csv', table)
     return rows
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-024
+def _tree_lines(folder, width, depth):
+    "The first entries of a folder and of those below it, files before folders."
+    entries = sorted(folder.iterdir(), key=lambda p: p.name)
+    shown = width if depth else len(entries)
+    indent = '  ' * depth
+    files = [p for p in entries if p.is_file()]
+    folders = [p for p in entries if p.is_dir()]
+    for path in files[:shown]:
+        yield f'{indent}{path.name}'
+    if len(files) > shown:
+        yield f'{indent}... {len(files) - shown} more'
+    for k, path in enumerate(folders[:shown]):
+        yield f'{indent}{path.name}/'
+        if k == 0 or not depth:
+            yield from _tree_lines(path, width, depth + 1)
+    if len(folders) > shown:
+        yield f'{indent}... {len(folders) - shown} more'
+
+
 def tree(
     root: str | Path,  # a folder
     # entries shown of a folder below the root; of folders, the first is opened
     width: int = 3,
 ) -> str:
     "The first entries of each folder, as lines."
-
-    def lines(folder, depth):
-        inner = sorted(folder.iterdir(), key=lambda p: p.name)
-        most = width if depth else len(inner)
-        for group in (
-            [p for p in inner if p.is_file()],
-            [p for p in inner if p.is_dir()],
-        ):
-            for k, p in enumerate(group[:most]):
-                yield '  ' * depth + p.name + '/' * p.is_dir()
-                if p.is_dir() and (k == 0 or not depth):
-                    yield from lines(p, depth + 1)
-            if len(group) > most:
-                yield '  ' * depth + f'... {len(group) - most} more'
-
-    return '\n'.join(lines(Path(root), 0))
+    return '\n'.join(_tree_lines(Path(root), width, 0))
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-027
 FIVE = ('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Pleural Effusion')
 FIVE_HEADER = f',{CHEXPERT_HEADER},Report Impression'
 
 
+def _every_second(studies):
+    "Of the training studies with each of the five findings every second."
+    studies = [s for s in studies if s['split'] == 'train']
+    chosen = []
+    for finding in FIVE:
+        having = [s for s in studies if finding in s['positive']]
+        chosen += having[::2]
+    return chosen
+
+
 def write_5x200(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
     "CheXpert's folder with the 5x200 test in it; the true table is that of the test."
-    for i, p in enumerate(c.visits):
-        p['findings'], p['kept'] = [_set(FIVE[i % 5], 0.7, c.rng('five', i))], []
-    train = write_chexpert(c)['train']
-    index = {r[0]: k for k, r in enumerate(train)}
-    studies, c.rows, table = [s for s in c.rows if s['split'] == 'train'], [], []
-    c.left_out.clear()
-    c.traps.clear()
-    for k, s in enumerate(
-        s for f in FIVE for s in [s for s in studies if f in s['positive']][::2]
-    ):
-        film = s['images'][0]
-        text = write_report(c.plans[s['study_id']]['findings'], c.rng('report', k))[
-            1
-        ] + ' No other finding.' * (k % 2)
-        table.append([index[film], *train[index[film]], numbered(text)])
-        c.trap('its patients sit in the training set', s['study_id'])
-        c.study(
-            s['study_id'],
-            s['patient_id'],
-            'test',
-            [film],
-            s['views'][:1],
-            texts=[text],
-            **{l: s[l] for l in LABEL_COLUMNS},
-        )
-    c.put('CheXpert-v1.0-small/chexpert_5x200.csv', csv_text(FIVE_HEADER, table))
+    for i, plan in enumerate(corpus.visits):
+        plan['findings'] = [_set(FIVE[i % 5], 0.7, corpus.rng('five', i))]
+        plan['kept'] = []
+    train = write_chexpert(corpus)['train']
+    row_of = {row[0]: k for k, row in enumerate(train)}
+    chosen = _every_second(corpus.rows)
+    # of the whole corpus nothing is told but the test
+    corpus.rows = []
+    corpus.left_out.clear()
+    corpus.traps.clear()
+    table = []
+    for k, study in enumerate(chosen):
+        name = study['study_id']
+        film = study['images'][0]
+        findings = corpus.plans[name]['findings']
+        _, text = write_report(findings, corpus.rng('report', k))
+        text += ' No other finding.' * (k % 2)
+        n = row_of[film]
+        table.append([n, *train[n], numbered(text)])
+        corpus.trap('its patients sit in the training set', name)
+        says = {kind: study[kind] for kind in LABEL_COLUMNS} | dict(texts=[text])
+        views = study['views'][:1]
+        corpus.study(name, study['patient_id'], 'test', [film], views, **says)
+    five = csv_text(FIVE_HEADER, table)
+    corpus.put('CheXpert-v1.0-small/chexpert_5x200.csv', five)
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-030
 NIH_HEADER = (
@@ -439,6 +486,7 @@ NIH_HEADER = (
     'OriginalImagePixelSpacing[x,y]'
 )
 NIH_BOXES = 'Image Index,Finding Label,Bbox [x,y,w,h],,,'
+# as its tables spell them
 NIH14 = (
     'Atelectasis',
     'Cardiomegaly',
@@ -450,106 +498,131 @@ NIH14 = (
     'Pneumothorax',
     'Consolidation',
     'Edema',
-    # as its tables spell them
     'Emphysema',
     'Fibrosis',
     'Pleural_Thickening',
     'Hernia',
 )
 _UNIFIED = {'Effusion': 'Pleural Effusion', 'Pleural_Thickening': 'Pleural Thickening'}
+# a label that goes with another
+_BECAUSE = dict(Infiltration='Consolidation', Pleural_Thickening='Fibrosis')
 
 
 def _unify(names):
-    return [_UNIFIED.get(l, l) for l in names]
+    "Labels under the names that all corpora share."
+    return [_UNIFIED.get(name, name) for name in names]
 
 
 def _nih_labels(findings):
     "Labels of a film, as ChestX-ray14 spells them."
-    there = {f.label for f in findings}
-    because = dict(Infiltration='Consolidation', Pleural_Thickening='Fibrosis')
-    return [l for l in NIH14 if _UNIFIED.get(l, l) in there or because.get(l) in there]
+    there = {finding.label for finding in findings}
+    labels = []
+    for name in NIH14:
+        if _UNIFIED.get(name, name) in there or _BECAUSE.get(name) in there:
+            labels.append(name)
+    return labels
 
-
-# x, y, width, height
+# %% ../../nbs/6_data/62_imitate.ipynb #da6b7504
 def _box(mask):
-    return (
-        None
-        if mask is None or not mask.any()
-        else cv2.boundingRect(mask.astype(np.uint8))
-    )
+    "x, y, width, height of a mask; None for no mask or an empty one."
+    if mask is None or not mask.any():
+        return None
+    return cv2.boundingRect(mask.astype(np.uint8))
 
 
-def _nih_patient(p):
-    return f'{p["number"] + 40001:08d}'  # the real ones end at 30805
+def _nih_patient(plan):
+    "An id outside the range of the real ones, which end at 30805."
+    return f'{plan["number"] + 40001:08d}'
 
 
-def _nih_name(p):
-    return f'{_nih_patient(p)}_{p["visit"]:03d}.png'
+def _nih_name(plan):
+    "The name of a visit's film."
+    return f'{_nih_patient(plan)}_{plan["visit"]:03d}.png'
 
 
-# every visit has one
-def _frontal(p):
-    return next(k for k, v in enumerate(p['views']) if v != 'LATERAL')
+def _frontal(plan):
+    "The number of the first frontal film of a visit; every visit has one."
+    return next(k for k, view in enumerate(plan['views']) if view != 'LATERAL')
+
+# %% ../../nbs/6_data/62_imitate.ipynb #c9a2bfc1
+def _follow_up(plan, count):
+    "The follow-up number of a visit; turned round for half of the patients."
+    if plan['number'] % 2 == 0:
+        return (plan['visit'] - 1) % count[plan['number']]
+    return plan['visit']
+
+
+def _nih_boxes(name, found, masks):
+    "Rows of the table of boxes."
+    rows = []
+    for label, unified in zip(found, _unify(found)):
+        box = _box(masks.get(unified))
+        if box:
+            rows.append([name, label, *map(float, box)])
+    return rows
+
+
+def _nih_row(corpus, plan, found, follow_up):
+    "The row of a visit's film."
+    patient = plan['number']
+    return [
+        _nih_name(plan),
+        '|'.join(found) or 'No Finding',
+        follow_up,
+        int(_nih_patient(plan)),
+        int(corpus.rng('person', patient).integers(18, 91)),
+        'MF'[patient % 2],
+        plan['views'][_frontal(plan)],
+        2500,
+        2048,
+        0.168,
+        0.168,
+    ]
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-032
+def _add_nih_study(corpus, i, plan, path, found, follow_up):
+    "Adds the study of a visit's film to the true table, and notes its traps."
+    patient = _nih_patient(plan)
+    study = f'{patient}_{follow_up:03d}'
+    if follow_up != plan['visit']:
+        corpus.trap('the number of the film is not the follow-up', study)
+    if i % 8 == 3:
+        corpus.trap('four channels', study)
+    split = 'test' if plan['number'] % 5 == 4 else ''
+    views = [plan['views'][_frontal(plan)]]
+    says = dict(
+        positive=_unify(found) or ['No Finding'],
+        negative=_unify(label for label in NIH14 if label not in found),
+    )
+    corpus.study(study, patient, split, [path], views, **says)
+
+
 def write_nih14(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    "ChestX-ray14's folder, below `c.root`: one frontal film of each visit."
-    count = pd.Series([p['number'] for p in c.visits]).value_counts()
-    rows, boxes, lists = [], [], dict(train_val=[], test=[])
-    for i, p in enumerate(c.visits):
-        name, patient, view = _nih_name(p), _nih_patient(p), p['views'][_frontal(p)]
-        where = 'test' if p['number'] % 5 == 4 else 'train_val'
-        # numbers of half of the patients
-        turned = p['number'] % 2 == 0
-        follow = (p['visit'] - 1) % count[p['number']] if turned else p['visit']
-        film, masks = c.film(p, _frontal(p), cut=False)
-        found = _nih_labels(p['findings'])
+    "ChestX-ray14's folder, below the root: one frontal film of each visit."
+    count = Counter(plan['number'] for plan in corpus.visits)
+    rows = []
+    boxes = []
+    lists = dict(train_val=[], test=[])
+    for i, plan in enumerate(corpus.visits):
+        name = _nih_name(plan)
+        film, masks = corpus.film(plan, _frontal(plan), cut=False)
         path = f'images_{i % 12 + 1:03d}/images/{name}'
-        c.put(path, png(film, rgba=i % 8 == 3))
-        lists[where].append(name)
-        age = int(c.rng('person', p['number']).integers(18, 91))
-        rows.append(
-            [
-                name,
-                '|'.join(found) or 'No Finding',
-                follow,
-                int(patient),
-                age,
-                'MF'[p['number'] % 2],
-                view,
-                2500,
-                2048,
-                0.168,
-                0.168,
-            ]
-        )
-        if where == 'test':
-            boxes += [
-                [name, l, *map(float, b)]
-                for l, u in zip(found, _unify(found))
-                if (b := _box(masks.get(u)))
-            ]
-        study = f'{patient}_{follow:03d}'
-        if follow != p['visit']:
-            c.trap('the number of the film is not the follow-up', study)
-        if i % 8 == 3:
-            c.trap('four channels', study)
-        others = _unify(l for l in NIH14 if l not in found)
-        c.study(
-            study,
-            patient,
-            '' if where == 'train_val' else 'test',
-            [path],
-            [view],
-            positive=_unify(found) or ['No Finding'],
-            negative=others,
-        )
+        corpus.put(path, png(film, rgba=i % 8 == 3))
+        found = _nih_labels(plan['findings'])
+        follow_up = _follow_up(plan, count)
+        rows.append(_nih_row(corpus, plan, found, follow_up))
+        if plan['number'] % 5 == 4:
+            lists['test'].append(name)
+            boxes += _nih_boxes(name, found, masks)
+        else:
+            lists['train_val'].append(name)
+        _add_nih_study(corpus, i, plan, path, found, follow_up)
     for name, films in lists.items():
-        c.put(f'{name}_list.txt', '\n'.join(films) + '\n')
-    c.put('BBox_List_2017.csv', csv_text(NIH_BOXES, boxes))
-    c.put('Data_Entry_2017_v2020.csv', csv_text(NIH_HEADER, rows))
+        corpus.put(f'{name}_list.txt', '\n'.join(films) + '\n')
+    corpus.put('BBox_List_2017.csv', csv_text(NIH_BOXES, boxes))
+    corpus.put('Data_Entry_2017_v2020.csv', csv_text(NIH_HEADER, rows))
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-035
 VINDR = (
@@ -582,6 +655,7 @@ VINDR = (
     'Other diseases',
     'No finding',
 )
+# in the order of class_id
 VINBIG = (
     'Aortic enlargement',
     'Atelectasis',
@@ -592,7 +666,6 @@ VINBIG = (
     'Infiltration',
     'Lung Opacity',
     'Nodule/Mass',
-    # in the order of class_id
     'Other lesion',
     'Pleural effusion',
     'Pleural thickening',
@@ -608,14 +681,19 @@ _AS_VINDR = {
     'Nodule': 'Nodule/Mass',
     'Pleural Effusion': 'Pleural effusion',
 }
-# the others: with capitals
-_VINDR_UNIFIED = {'Pulmonary fibrosis': 'Fibrosis', 'Other diseases': 'Other Disease'}
+# the other names get capitals
+_VINDR_UNIFIED = {
+    'Pulmonary fibrosis': 'Fibrosis',
+    'Other diseases': 'Other Disease',
+    'Nodule/Mass': 'Nodule/Mass',
+}
 
 
-def _vindr_name(l):
-    return _VINDR_UNIFIED.get(l) or (
-        'Nodule/Mass' if '/' in l else ' '.join(w[0].upper() + w[1:] for w in l.split())
-    )
+def _vindr_name(label):
+    "The name that all corpora share of a label of VinDr."
+    if label in _VINDR_UNIFIED:
+        return _VINDR_UNIFIED[label]
+    return ' '.join(word[0].upper() + word[1:] for word in label.split())
 
 
 VINDR_HEADERS = dict(
@@ -626,203 +704,239 @@ VINDR_HEADERS = dict(
 )
 VINBIG_HEADER = 'image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max'
 
-# %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-037
-def _readers(c, i, p, names, n=3):
-    """What each of n readers sees in film i: sets of `names`; a finding that has no
-    name here is an 'Other lesion'.
-    """
-    rng = c.rng('readers', i)
+# %% ../../nbs/6_data/62_imitate.ipynb #579f8658
+def _vindr_label(finding, names):
+    "The name of a finding; one that has no name here is an 'Other lesion'."
+    label = _AS_VINDR.get(finding.label, finding.label)
+    return label if label in names else 'Other lesion'
+
+
+def _readers(corpus, i, plan, names, n=3):
+    "What each of n readers sees in film i: sets of `names`."
+    rng = corpus.rng('readers', i)
     seen = [set() for _ in range(n)]
-    for f in p['findings']:
-        if f.label == 'Support Devices':
+    for finding in plan['findings']:
+        if finding.label == 'Support Devices':
             continue
-        l = _AS_VINDR.get(f.label, f.label)
-        l = l if l in names else 'Other lesion'
-        for r in rng.permutation(n)[: 1 if f.severity < 0.25 and n > 1 else n]:
-            seen[r].add(l)
+        order = rng.permutation(n)
+        subtle = finding.severity < 0.25 and n > 1
+        for reader in order[:1] if subtle else order:
+            seen[reader].add(_vindr_label(finding, names))
     # two of three
     if n > 1 and i in (6, 7):
-        seen = [s | {'Calcification'} if r < 2 else s for r, s in enumerate(seen)]
+        seen[0].add('Calcification')
+        seen[1].add('Calcification')
     # no majority for anything
     if n > 1 and i == 4:
         seen = [{'Calcification'}, {'Aortic enlargement'}, set()]
-    return [s or {'No finding'} for s in seen]
+    return [labels or {'No finding'} for labels in seen]
 
-
+# %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-037
 def _vindr_says(seen, names):
     "positive and negative by the majority, under unified names."
-    enough = [l for l in names if 2 * sum(l in s for s in seen) > len(seen)]
+    votes = {name: sum(name in labels for labels in seen) for name in names}
+    half = len(seen) / 2
     return dict(
-        positive=[_vindr_name(l) for l in enough],
-        negative=[_vindr_name(l) for l in names if l not in enough],
+        positive=[_vindr_name(name) for name in names if votes[name] > half],
+        negative=[_vindr_name(name) for name in names if votes[name] <= half],
     )
 
 
-def _vindr_film(c, i, p, folder):
-    """Write a film of 12 bits, every third one as a negative; image id, path and masks
-    by VinDr's names.
+def _vindr_film(corpus, i, plan, folder):
+    """Writes a film of 12 bits, every third one as a negative.
+
+    Returns: image id, path and masks by VinDr's names.
     """
-    image = c.hex('image', i)
-    film, masks = c.film(p, _frontal(p))
+    image = corpus.hex('image', i)
     path = f'{folder}/{image}.dicom'
-    uids, window = (
-        [c.uid(w, i) for w in ('study', 'series', 'image')],
-        dict(WindowCenter=2048, WindowWidth=4096) if i % 2 else {},
-    )
-    c.put(path, dicom_bytes(film, uids, 12, i % 3 == 1, **window))
-    if i % 3 == 1:
-        c.trap('a negative film (MONOCHROME1)', image)
-    return image, path, {_AS_VINDR.get(l, l): m for l, m in masks.items()}
+    film, masks = corpus.film(plan, _frontal(plan))
+    uids = [corpus.uid(what, i) for what in ('study', 'series', 'image')]
+    window = dict(WindowCenter=2048, WindowWidth=4096) if i % 2 else {}
+    negative = i % 3 == 1
+    corpus.put(path, dicom_bytes(film, uids, 12, negative, **window))
+    if negative:
+        corpus.trap('a negative film (MONOCHROME1)', image)
+    return image, path, {_AS_VINDR.get(l, l): mask for l, mask in masks.items()}
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-040
-def _corners(masks, l, size):
+def _corners(masks, label, size):
     "x_min, y_min, x_max, y_max of a label; empty for no finding."
-    if l == 'No finding':
+    if label == 'No finding':
         return [''] * 4
-    x, y, w, h = _box(masks.get(l)) or [size // 4] * 4
+    x, y, w, h = _box(masks.get(label)) or [size // 4] * 4
     return [x, y, x + w, y + h]
 
 
+def _disagree(seen):
+    "Do readers see different things?"
+    return any(labels != seen[0] for labels in seen)
+
+
 def write_vindr(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    "VinDr-CXR's folder as PhysioNet has it, below `c.root`."
-    tables = {k: [] for k in VINDR_HEADERS}
-    for i, p in enumerate(c.visits):
+    "VinDr-CXR's folder as PhysioNet has it, below the root."
+    tables = {name: [] for name in VINDR_HEADERS}
+    for i, plan in enumerate(corpus.visits):
         split = 'test' if i % 5 == 3 else 'train'
-        image, path, masks = _vindr_film(c, i, p, split)
-        seen = _readers(c, i, p, VINDR, 3 if split == 'train' else 1)
-        names = sorted(c.rng('who', i).choice(17, 3, replace=False) + 1)
-        for r, s in zip(names, seen):
-            who = [image] if split == 'test' else [image, f'R{r}']
-            tables[f'image_labels_{split}'].append(
-                [*who, *(int(l in s) for l in VINDR)]
-            )
-            tables[f'annotations_{split}'] += [
-                [*who, l, *_corners(masks, l, c.size)] for l in VINDR if l in s
-            ]
-        if len({frozenset(s) for s in seen}) > 1:
-            c.trap('readers disagree', image)
-        c.study(image, image, split, [path], ['PA'], **_vindr_says(seen, VINDR))
+        image, path, masks = _vindr_film(corpus, i, plan, split)
+        seen = _readers(corpus, i, plan, VINDR, 3 if split == 'train' else 1)
+        readers = sorted(corpus.rng('who', i).choice(17, 3, replace=False) + 1)
+        for reader, labels in zip(readers, seen):
+            ids = [image] if split == 'test' else [image, f'R{reader}']
+            cells = [int(label in labels) for label in VINDR]
+            tables[f'image_labels_{split}'].append([*ids, *cells])
+            for label in VINDR:
+                if label in labels:
+                    box = _corners(masks, label, corpus.size)
+                    tables[f'annotations_{split}'].append([*ids, label, *box])
+        if _disagree(seen):
+            corpus.trap('readers disagree', image)
+        says = _vindr_says(seen, VINDR)
+        corpus.study(image, image, split, [path], ['PA'], **says)
     for name, rows in tables.items():
-        c.put(f'annotations/{name}.csv', csv_text(VINDR_HEADERS[name], rows))
+        table = csv_text(VINDR_HEADERS[name], rows)
+        corpus.put(f'annotations/{name}.csv', table)
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-041
+def _vinbig_rows(image, reader, labels, masks, size):
+    "A row a box that a reader draws; two of them around a nodule or mass."
+    rows = []
+    for label in sorted(labels):
+        box = _corners(masks, label, size)
+        row = [image, label, VINBIG.index(label), f'R{reader}', *box]
+        rows += [row] * (2 if label == 'Nodule/Mass' else 1)
+    return rows
+
+
 def write_vinbigdata(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    """VinDr-CXR's folder as Kaggle's VinBigData has it, below `c.root`; its test films
-    have no labels.
+    """VinDr-CXR's folder as Kaggle's VinBigData has it, below the root.
+
+    Its test films have no labels.
     """
     rows = []
-    for i, p in enumerate(c.visits):
-        image, path, masks = _vindr_film(c, i, p, 'test' if i % 9 == 5 else 'train')
-        if i % 9 == 5:
-            c.trap('a test film without labels', image)
+    for i, plan in enumerate(corpus.visits):
+        split = 'test' if i % 9 == 5 else 'train'
+        image, path, masks = _vindr_film(corpus, i, plan, split)
+        if split == 'test':
+            corpus.trap('a test film without labels', image)
             continue
-        seen = _readers(c, i, p, VINBIG)
-        names = c.rng('who', i).choice(17, 3, replace=False) + 1
-        for r, s in zip(names, seen):
-            for l in sorted(s):
-                rows += [
-                    [image, l, VINBIG.index(l), f'R{r}', *_corners(masks, l, c.size)]
-                ] * (2 if l == 'Nodule/Mass' else 1)
-        if len({frozenset(s) for s in seen}) > 1:
-            c.trap('readers disagree', image)
+        seen = _readers(corpus, i, plan, VINBIG)
+        readers = corpus.rng('who', i).choice(17, 3, replace=False) + 1
+        for reader, labels in zip(readers, seen):
+            rows += _vinbig_rows(image, reader, labels, masks, corpus.size)
+        if _disagree(seen):
+            corpus.trap('readers disagree', image)
         if 'Nodule/Mass' in set.union(*seen):
-            c.trap('two boxes by one reader', image)
-        c.study(image, image, '', [path], ['PA'], **_vindr_says(seen, VINBIG))
-    c.put(
-        'train.csv',
-        csv_text(
-            VINBIG_HEADER, [rows[k] for k in c.rng('order').permutation(len(rows))]
-        ),
-    )
+            corpus.trap('two boxes by one reader', image)
+        says = _vindr_says(seen, VINBIG)
+        corpus.study(image, image, '', [path], ['PA'], **says)
+    order = corpus.rng('order').permutation(len(rows))
+    table = csv_text(VINBIG_HEADER, [rows[k] for k in order])
+    corpus.put('train.csv', table)
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-045
-RSNA_LABELS, RSNA_CLASSES = 'patientId,x,y,width,height,Target', 'patientId,class'
+RSNA_LABELS = 'patientId,x,y,width,height,Target'
+RSNA_CLASSES = 'patientId,class'
 
 
 def _rsna_class(findings):
     "Class of an image and what it says."
-    if any(f.label == 'Consolidation' for f in findings):
+    if any(finding.label == 'Consolidation' for finding in findings):
         return 'Lung Opacity', dict(positive=['Pneumonia'])
     if findings:
-        return 'No Lung Opacity / Not Normal', dict(
-            negative=['Pneumonia', 'No Finding']
-        )
+        says = dict(negative=['Pneumonia', 'No Finding'])
+        return 'No Lung Opacity / Not Normal', says
     return 'Normal', dict(positive=['No Finding'], negative=['Pneumonia'])
 
 
 def _rsna_boxes(kind, masks, size, twice):
-    """Rows of an image without its id: a box, or its upper and lower half; empty
-    without a lung opacity.
+    """Rows of an image without its id: a box, or its upper and lower half.
+
+    An empty row without a lung opacity.
     """
     if kind != 'Lung Opacity':
         return [['', '', '', '', 0]]
-    x, y, w, h = map(float, _box(masks.get('Consolidation')) or [size // 4] * 4)
-    return (
-        [[x, y, w, h / 2, 1], [x, y + h / 2, w, h / 2, 1]]
-        if twice
-        else [[x, y, w, h, 1]]
+    box = _box(masks.get('Consolidation')) or [size // 4] * 4
+    x, y, w, h = map(float, box)
+    if not twice:
+        return [[x, y, w, h, 1]]
+    half = h / 2
+    return [[x, y, w, half, 1], [x, y + half, w, half, 1]]
+
+# %% ../../nbs/6_data/62_imitate.ipynb #9b5d153b
+def _rsna_film(corpus, i, plan, image, part):
+    """Writes a film of ChestX-ray14's imitation.
+
+    Returns: its path, its masks, its entry in the mapping.
+    """
+    frontal = _frontal(plan)
+    film, masks = corpus.film(plan, frontal, cut=False)
+    uids = [corpus.uid(what, i) for what in ('study', 'series', 'image')]
+    path = f'stage_2_{part}_images/{image}.dcm'
+    tags = dict(PatientID=image, ViewPosition=plan['views'][frontal])
+    corpus.put(path, dicom_bytes(film, uids, **tags))
+    entry = dict(
+        subset_img_id=image,
+        img_id=_nih_name(plan),
+        subset_group=part,
+        orig_labels=_nih_labels(plan['findings']) or ['No Finding'],
+        StudyInstanceUID=uids[0],
+        SeriesInstanceUID=uids[1],
+        SOPInstanceUID=uids[2],
     )
+    return path, masks, entry
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-046
 def write_rsna(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    """RSNA Pneumonia's folder, below `c.root`, from the films of ChestX-ray14's
-    imitation.
+    """RSNA Pneumonia's folder, below the root.
+
+    Its films are those of ChestX-ray14's imitation.
     """
-    labels, classes, mapping = [], [], []
-    for i, p in enumerate(c.visits):
-        image, view = str(uuid.UUID(c.hex('rsna', i))), p['views'][_frontal(p)]
-        film, masks = c.film(p, _frontal(p), cut=False)
-        uids, kind, says = (
-            [c.uid(w, i) for w in ('study', 'series', 'image')],
-            *_rsna_class(p['findings']),
-        )
+    labels = []
+    classes = []
+    mapping = []
+    for i, plan in enumerate(corpus.visits):
+        image = str(uuid.UUID(corpus.hex('rsna', i)))
         part = 'test' if i % 9 == 5 else 'train'
-        path = f'stage_2_{part}_images/{image}.dcm'
-        c.put(path, dicom_bytes(film, uids, PatientID=image, ViewPosition=view))
-        mapping.append(
-            dict(
-                subset_img_id=image,
-                img_id=_nih_name(p),
-                subset_group=part,
-                orig_labels=_nih_labels(p['findings']) or ['No Finding'],
-                StudyInstanceUID=uids[0],
-                SeriesInstanceUID=uids[1],
-                SOPInstanceUID=uids[2],
-            )
-        )
+        path, masks, entry = _rsna_film(corpus, i, plan, image, part)
+        mapping.append(entry)
         if part == 'test':
-            c.trap('a test film without labels', image)
+            corpus.trap('a test film without labels', image)
             continue
-        rows = _rsna_boxes(kind, masks, c.size, twice=i == 6 or i % 2)
-        labels += [[image, *r] for r in rows]
+        kind, says = _rsna_class(plan['findings'])
+        rows = _rsna_boxes(kind, masks, corpus.size, twice=i == 6 or i % 2)
+        labels += [[image, *row] for row in rows]
         classes += [[image, kind]] * len(rows)
         if len(rows) > 1:
-            c.trap('several rows', image)
+            corpus.trap('several rows', image)
         if kind == 'No Lung Opacity / Not Normal':
-            c.trap('neither normal nor pneumonia', image)
-        c.study(image, _nih_patient(p), '', [path], [view], **says)
-    c.put('pneumonia-challenge-dataset-mappings_2018.json', json.dumps(mapping))
-    c.put('stage_2_detailed_class_info.csv', csv_text(RSNA_CLASSES, classes))
-    c.put('stage_2_train_labels.csv', csv_text(RSNA_LABELS, labels))
+            corpus.trap('neither normal nor pneumonia', image)
+        views = [plan['views'][_frontal(plan)]]
+        corpus.study(image, _nih_patient(plan), '', [path], views, **says)
+    name = 'pneumonia-challenge-dataset-mappings_2018.json'
+    corpus.put(name, json.dumps(mapping))
+    corpus.put('stage_2_detailed_class_info.csv', csv_text(RSNA_CLASSES, classes))
+    corpus.put('stage_2_train_labels.csv', csv_text(RSNA_LABELS, labels))
 
 # %% ../../nbs/6_data/62_imitate.ipynb #12-imitate-050
 def run_lengths(
     mask: np.ndarray,  # bool [H, W]
 ) -> str:  # 'skip length skip length ...', '-1' for an empty mask
-    """A mask as the SIIM challenge writes it: column by column, each start counted from
-    the end of the last run.
+    """A mask as the SIIM challenge writes it.
+
+    Column by column, each start counted from the end of the last run.
     """
-    # starts and ends, in turn
-    edge = np.flatnonzero(
-        np.diff(np.concatenate([[0], mask.T.ravel().astype(np.int8), [0]]))
-    )
-    return ' '.join(map(str, np.diff(edge, prepend=0))) if len(edge) else '-1'
+    pixels = mask.T.ravel().astype(np.int8)
+    steps = np.diff(np.concatenate([[0], pixels, [0]]))
+    edges = np.flatnonzero(steps)  # starts and ends, in turn
+    if not len(edges):
+        return '-1'
+    return ' '.join(map(str, np.diff(edges, prepend=0)))
 
 
 def mask_of_runs(
@@ -835,7 +949,8 @@ def mask_of_runs(
     Raises: `ValueError` if it does not fit into the film.
     """
     numbers = [] if runs.strip() == '-1' else [int(n) for n in runs.split()]
-    flat, at = np.zeros(height * width, bool), 0
+    flat = np.zeros(height * width, bool)
+    at = 0
     for skip, length in zip(numbers[::2], numbers[1::2]):
         at += skip
         flat[at : at + length] = True
@@ -855,46 +970,40 @@ def _siim_pieces(mask, twice):
     "Texts of a mask, or of its left and its right half."
     if mask is None or not mask.any():
         return []
-    left = np.arange(mask.shape[1]) <= np.median(np.nonzero(mask)[1])
-    return (
-        [t for t in (run_lengths(mask & left), run_lengths(mask & ~left)) if t != '-1']
-        if twice
-        else [run_lengths(mask)]
-    )
+    if not twice:
+        return [run_lengths(mask)]
+    _, columns = np.nonzero(mask)
+    left = np.arange(mask.shape[1]) <= np.median(columns)
+    halves = [mask & left, mask & ~left]
+    return [run_lengths(half) for half in halves if half.any()]
 
 
 def write_siim(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    "SIIM Pneumothorax's folder, below `c.root`."
+    "SIIM Pneumothorax's folder, below the root."
     rows = []
-    for i, p in enumerate(c.visits):
-        uids, view = (
-            [c.uid(w, i, 'siim') for w in ('study', 'series', 'image')],
-            p['views'][_frontal(p)],
-        )
-        film, masks = c.film(p, _frontal(p), cut=False)
-        patient, path = (
-            str(uuid.UUID(c.hex('patient', p['number']))),
-            f'dicom-images-train/{uids[0]}/{uids[1]}/{uids[2]}.dcm',
-        )
-        c.put(path, dicom_bytes(film, uids, PatientID=patient, ViewPosition=view))
+    for i, plan in enumerate(corpus.visits):
+        uids = [corpus.uid(what, i, 'siim') for what in ('study', 'series', 'image')]
+        study, series, image = uids
+        patient = str(uuid.UUID(corpus.hex('patient', plan['number'])))
+        frontal = _frontal(plan)
+        view = plan['views'][frontal]
+        film, masks = corpus.film(plan, frontal, cut=False)
+        path = f'dicom-images-train/{study}/{series}/{image}.dcm'
+        tags = dict(PatientID=patient, ViewPosition=view)
+        corpus.put(path, dicom_bytes(film, uids, **tags))
         if i % 9 == 5:
-            c.trap('a film without a row', uids[2])
+            corpus.trap('a film without a row', image)
             continue
         pieces = _siim_pieces(masks.get('Pneumothorax'), i in (7, 8))
-        rows += [[uids[2], ' ' + t] for t in pieces or ['-1']]
+        rows += [[image, f' {runs}'] for runs in pieces or ['-1']]
         if len(pieces) > 1:
-            c.trap('several rows', uids[2])
-        c.study(
-            uids[2],
-            patient,
-            '',
-            [path],
-            [view],
-            **{'positive' if pieces else 'negative': ['Pneumothorax']},
-        )
-    c.put('train-rle.csv', csv_text(SIIM_HEADER, rows))
+            corpus.trap('several rows', image)
+        kind = 'positive' if pieces else 'negative'
+        says = {kind: ['Pneumothorax']}
+        corpus.study(image, patient, '', [path], [view], **says)
+    corpus.put('train-rle.csv', csv_text(SIIM_HEADER, rows))
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-004
 import textwrap
@@ -917,17 +1026,15 @@ MIMIC_METADATA = (
 )
 # in some releases one column more
 _DEVICE = 'StudyTime,AcquisitionDeviceProcessingDescription'
-MIMIC_SPLIT, MIMIC_LABELS = (
-    'dicom_id,study_id,subject_id,split',
-    'subject_id,study_id,' + ','.join(sorted(CHEXPERT)),
-)
+MIMIC_SPLIT = 'dicom_id,study_id,subject_id,split'
+MIMIC_LABELS = 'subject_id,study_id,' + ','.join(sorted(CHEXPERT))
 MIMIC_SECTIONS = 'study,impression,findings,last_paragraph,comparison'
 _SPELT = dict(
     AP=('AP', '', 'AP AXIAL', 'AP', 'AP'),
     PA=('PA', '', 'PA', 'PA LLD', 'PA'),
     LATERAL=('LL', 'LATERAL', 'LAO', '', 'XTABLE LATERAL', 'LATERAL'),
 )
-# others: what is said
+# the others mean what they say
 _MEANS = {
     'AP AXIAL': 'AP',
     'PA LLD': 'PA',
@@ -940,36 +1047,41 @@ _CODES = dict(
     AP='antero-posterior', PA='postero-anterior', LATERAL='lateral', UNKNOWN=''
 )
 
+# %% ../../nbs/6_data/63_lookalikes.ipynb #1ac91b7d
+def _dicom_id(rng):
+    "An invented id of five groups of eight hexadecimal digits."
+    return '-'.join(f'{n:08x}' for n in rng.integers(2**32, size=5))
 
-def _mimic_film(c, p, k, subject, study):
-    "Write a film; (path, view, row of the metadata)."
-    drawn, dicom = (
-        p['views'][k],
-        '-'.join(f'{n:08x}' for n in c.rng('dicom', study, k).integers(2**32, size=5)),
-    )
-    said = _SPELT[drawn][c.turns[drawn] % len(_SPELT[drawn])]
-    c.turns[drawn] += 1
-    view = _MEANS.get(said, said)
-    if said in _MEANS:
-        c.trap('a view that is empty, or spelt another way', f's{study}')
-    film = c.film(p, k)[0]
+
+def _spelling(corpus, view):
+    "How the next film of a view is spelt: each view has its spellings, in turn."
+    spellings = _SPELT[view]
+    turn = corpus.turns[view]
+    corpus.turns[view] += 1
+    return spellings[turn % len(spellings)]
+
+
+def _mimic_film(corpus, plan, k, subject, study):
+    """Writes film k of a visit.
+
+    Returns: path, view that a reader should find, row of the metadata.
+    """
+    drawn = plan['views'][k]
+    dicom = _dicom_id(corpus.rng('dicom', study, k))
+    spelt = _spelling(corpus, drawn)
+    view = _MEANS.get(spelt, spelt)
+    if spelt in _MEANS:
+        corpus.trap('a view that is empty, or spelt another way', f's{study}')
+    film, _ = corpus.film(plan, k)
     path = f'files/p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg'
-    c.put(path, jpeg(film))
+    corpus.put(path, jpeg(film))
     step = 'CHEST (PORTABLE AP)' if drawn == 'AP' else 'CHEST (PA AND LAT)'
-    row = [
-        dicom,
-        subject,
-        study,
-        step,
-        said,
-        *film.shape,
-        21800506,
-        f'21{k:02d}14.531',
-        step,
-        _CODES[view],
-        'Erect',
-    ]
-    return path, view, row[:9] + [''] + row[9:] if c.seed % 2 else row
+    row = [dicom, subject, study, step, spelt, *film.shape]
+    row += [21800506, f'21{k:02d}14.531']
+    if corpus.seed % 2:
+        row.append('')  # the column more
+    row += [step, _CODES[view], 'Erect']
+    return path, view, row
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-010
 _REPORTS = (
@@ -990,48 +1102,48 @@ _REPORTS = (
     'sectioned',
     'no report',
 )
+_TITLE = ' ' * 33 + 'FINAL REPORT\n'
+_WET_READ = (
+    ' WET READ: ___ ___ 9:14 PM\n  Preliminary reading, see below.\n ' + '_' * 77 + '\n'
+)
 
 
 def _beside(head, text):
+    "A head with its text beside it."
     return f' {head}:  {text}\n \n'
 
 
 def _below(head, text):
-    """A section in the official layout: lines of at most 79 columns that open with a
-    space; nothing for an empty text.
+    """A section in the official layout; nothing for an empty text.
+
+    Its lines have at most 79 columns and open with a space.
     """
-    lines = [
-        f' {l}'
-        for part in text.split('\n')
-        for l in textwrap.wrap(part.replace('. ', '.  '), 78, break_on_hyphens=False)
-    ]
-    return '\n'.join([f' {head}: ', ' ', *lines, ' ', '']) if text else ''
+    if not text:
+        return ''
+    lines = [f' {head}: ', ' ']
+    for part in text.split('\n'):
+        spaced = part.replace('. ', '.  ')
+        wrapped = textwrap.wrap(spaced, 78, break_on_hyphens=False)
+        lines += [f' {line}' for line in wrapped]
+    return '\n'.join([*lines, ' ', ''])
 
 
 def _mimic_report(form, findings, impression, lateral):
     "The file of a report of this form; an empty section has no head."
-    title = ' ' * 33 + 'FINAL REPORT\n'
-    if form == 'wet read':
-        title = (
-            ' WET READ: ___ ___ 9:14 PM\n  Preliminary reading, see below.\n '
-            + '_' * 77
-            + '\n'
-            + title
-        )
-    heads = [
-        ('EXAMINATION', 'CHEST (PA AND LAT)' if lateral else 'CHEST (PORTABLE AP)'),
-        ('INDICATION', '___ year old patient with cough'),
-        ('TECHNIQUE', 'Chest radiograph'),
-        ('COMPARISON', '___'),
-    ]
+    examination = 'CHEST (PA AND LAT)' if lateral else 'CHEST (PORTABLE AP)'
     name = 'PA AND LATERAL VIEWS OF THE CHEST' if form == 'views' else 'FINDINGS'
     summary = 'CONCLUSION' if form == 'conclusion' else 'IMPRESSION'
-    return (
-        title
-        + ''.join(_beside(*h) for h in heads)
-        + _below(name, findings)
-        + _below(summary, impression)
-    )
+    parts = [
+        _WET_READ if form == 'wet read' else '',
+        _TITLE,
+        _beside('EXAMINATION', examination),
+        _beside('INDICATION', '___ year old patient with cough'),
+        _beside('TECHNIQUE', 'Chest radiograph'),
+        _beside('COMPARISON', '___'),
+        _below(name, findings),
+        _below(summary, impression),
+    ]
+    return ''.join(parts)
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-013
 # of findings, impression
@@ -1044,84 +1156,97 @@ _KEPT = {
 }
 
 
-def _mimic_says(c, i, p, study, patient):
-    """Write a report in its form; the sections that a reader finds, and its rows (one
-    or none) of the table of sections.
+def _mimic_says(corpus, i, plan, study, patient):
+    """Writes the report of visit i in its form.
+
+    Returns: the sections that a reader finds; the rows (one or none) of the table of
+    sections.
     """
     form = _REPORTS[i % len(_REPORTS)]
-    findings, impression = write_report(p['findings'], c.rng('report', i), p['kept'])
+    rng = corpus.rng('report', i)
+    findings, impression = write_report(plan['findings'], rng, plan['kept'])
     if form == 'numbered':
         impression += ' No other change. Follow-up as needed.'
     if form != 'plain':
-        c.trap(f'report: {form}', study)
-    f, s = (
-        t * keep for t, keep in zip((findings, impression), _KEPT.get(form, (1, 1)))
-    )
-    shown = marked(f, '___', c.rng('mark', i))
-    if form not in ('sectioned', 'no report'):
-        text = _mimic_report(
-            form,
-            shown,
-            numbered(s) if form == 'numbered' else s,
-            'LATERAL' in p['views'],
-        )
-        c.put(f'files/{patient[:3]}/{patient}/{study}.txt', text)
-    return [t for t in (f, s) if t], [] if form == 'no report' else [
-        [study, s, shown, '', '___']
-    ]
+        corpus.trap(f'report: {form}', study)
+    has_findings, has_impression = _KEPT.get(form, (1, 1))
+    findings = findings if has_findings else ''
+    impression = impression if has_impression else ''
+    texts = [text for text in (findings, impression) if text]
+    shown = marked(findings, '___', corpus.rng('mark', i))
+    if form == 'no report':
+        return texts, []
+    row = [study, impression, shown, '', '___']
+    if form != 'sectioned':
+        summary = numbered(impression) if form == 'numbered' else impression
+        report = _mimic_report(form, shown, summary, 'LATERAL' in plan['views'])
+        corpus.put(f'files/{patient[:3]}/{patient}/{study}.txt', report)
+    return texts, [row]
+
+# %% ../../nbs/6_data/63_lookalikes.ipynb #93567bc0
+def _mimic_labels(corpus, i, plan, study):
+    "The label cells of visit i by two labellers, of whom the second differs once."
+    cells = chexpert_cells(plan['findings'], corpus.rng('labels', i))
+    other = dict(cells)
+    trap = 'two labellers disagree'
+    if '-1.0' in cells.values() and not corpus.traps[trap]:
+        corpus.trap(trap, study)
+        other = {label: cell.replace('-1.0', '1.0') for label, cell in cells.items()}
+    return cells, other
+
+
+def _mimic_films(corpus, plan, subject, study):
+    "Writes the films of a visit: lists of paths, views, rows of the metadata."
+    numbers = range(len(plan['views']))
+    films = [_mimic_film(corpus, plan, k, subject, study) for k in numbers]
+    paths, views, rows = zip(*films)
+    return list(paths), list(views), list(rows)
+
+
+def _put_mimic_tables(corpus, rows):
+    "Writes the tables, some of them gzipped; one column more with an odd seed."
+    header = MIMIC_METADATA
+    if corpus.seed % 2:
+        header = header.replace('StudyTime', _DEVICE)
+    headers = dict(metadata=header, split=MIMIC_SPLIT, chexpert=MIMIC_LABELS)
+    for name, header in headers.items():
+        table = csv_text(header, rows[name])
+        corpus.put(f'mimic-cxr-2.0.0-{name}.csv.gz', gzipped(table))
+    negbio = csv_text(MIMIC_LABELS, rows['negbio'])
+    corpus.put('mimic-cxr-2.0.0-negbio.csv', negbio)
+    sections = csv_text(MIMIC_SECTIONS, rows['sections'])
+    corpus.put('mimic_cxr_sectioned.csv', sections)
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-015
 def write_mimic(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    "MIMIC-CXR-JPG's folder, below `c.root`, with the reports of MIMIC-CXR."
-    meta, split, labels, negbio, cut, names = [], [], [], [], [], sorted(CHEXPERT)
-    for i, p in enumerate(c.visits):
-        subject, number = (
-            f'1{c.number(p["number"], "subject"):07d}',
-            f'5{c.number(i, "study"):07d}',
-        )
-        study, patient = f's{number}', f'p{subject}'
-        where = {1: 'validate', 2: 'test'}.get(p['number'] % 10, 'train')
-        said = chexpert_cells(p['findings'], c.rng('labels', i))
-        films = [_mimic_film(c, p, k, subject, number) for k in range(len(p['views']))]
-        meta += [row for *_, row in films]
-        split += [[row[0], number, subject, where] for *_, row in films]
-        texts, rows = _mimic_says(c, i, p, study, patient)
-        cut += rows
+    "MIMIC-CXR-JPG's folder, below the root, with the reports of MIMIC-CXR."
+    rows = dict(metadata=[], split=[], chexpert=[], negbio=[], sections=[])
+    split_of = {1: 'validate', 2: 'test'}
+    for i, plan in enumerate(corpus.visits):
+        subject = f'1{corpus.number(plan["number"], "subject"):07d}'
+        number = f'5{corpus.number(i, "study"):07d}'
+        study = f's{number}'
+        patient = f'p{subject}'
+        split = split_of.get(plan['number'] % 10, 'train')
+        images, views, films = _mimic_films(corpus, plan, subject, number)
+        rows['metadata'] += films
+        rows['split'] += [[film[0], number, subject, split] for film in films]
+        texts, sections = _mimic_says(corpus, i, plan, study, patient)
+        rows['sections'] += sections
+        says = dict(texts=texts)
         if i % len(_REPORTS) in (3, 13):
-            c.trap('a study without labels', study)
-            said = {}
+            corpus.trap('a study without labels', study)
         else:
-            other, differ = (
-                dict(said),
-                '-1.0' in said.values() and not c.traps['two labellers disagree'],
-            )
-            if differ:
-                c.trap('two labellers disagree', study)
-                other = {l: v.replace('-1.0', '1.0') for l, v in said.items()}
-            labels.append([subject, number, *(said[l] for l in names)])
-            negbio.append([subject, number, *(other[l] for l in names)])
-        c.study(
-            study,
-            patient,
-            where.replace('validate', 'valid'),
-            [f[0] for f in films],
-            [f[1] for f in films],
-            texts=texts,
-            **by_state(said),
-        )
-    header = (
-        MIMIC_METADATA.replace('StudyTime', _DEVICE) if c.seed % 2 else MIMIC_METADATA
-    )
-    for name, table in dict(
-        metadata=(header, meta),
-        split=(MIMIC_SPLIT, split),
-        chexpert=(MIMIC_LABELS, labels),
-    ).items():
-        c.put(f'mimic-cxr-2.0.0-{name}.csv.gz', gzipped(csv_text(*table)))
-    c.put('mimic-cxr-2.0.0-negbio.csv', csv_text(MIMIC_LABELS, negbio))
-    c.put('mimic_cxr_sectioned.csv', csv_text(MIMIC_SECTIONS, cut))
+            cells, other = _mimic_labels(corpus, i, plan, study)
+            for labeller, said in (('chexpert', cells), ('negbio', other)):
+                labels = [said[label] for label in sorted(said)]
+                rows[labeller].append([subject, number, *labels])
+            says |= by_state(cells)
+        split = split.replace('validate', 'valid')
+        corpus.study(study, patient, split, images, views, **says)
+    _put_mimic_tables(corpus, rows)
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-018
 _MESH = {
@@ -1147,42 +1272,64 @@ _ASIDE = (
 )
 
 
+def _grade(finding):
+    "The qualifier of a finding's severity."
+    if finding.severity < 0.25:
+        return 'borderline'
+    return 'mild' if finding.severity < 0.6 else 'severe'
+
+
 def mesh_terms(
     findings: Sequence[Finding],  # of a study
     i: int,  # its place; every fourth study has a term that is no label
 ) -> tuple[list, dict]:  # terms; lists positive, uncertain
-    """Major terms of a study and what they say; subtle findings are borderline where
-    the term has a grade.
+    """Major terms of a study and what they say.
+
+    Subtle findings are borderline where the term has a grade.
     """
-    grade = lambda f: (
-        'borderline' if f.severity < 0.25 else 'mild' if f.severity < 0.6 else 'severe'
-    )
-    terms = [_MESH[f.label].format(side=f.side, grade=grade(f)) for f in findings]
-    unsure = [f.label for f, t in zip(findings, terms) if 'borderline' in t]
-    sure = [f.label for f in findings if f.label not in unsure]
-    aside = [_ASIDE[i // 4 % 4]] if i % 4 == 1 else []
-    return terms + aside or ['normal'], dict(
-        positive=sure or ([] if unsure or aside else ['No Finding']), uncertain=unsure
-    )
+    terms = []
+    positive = []
+    uncertain = []
+    for finding in findings:
+        pattern = _MESH[finding.label]
+        term = pattern.format(side=finding.side, grade=_grade(finding))
+        terms.append(term)
+        kind = uncertain if 'borderline' in term else positive
+        kind.append(finding.label)
+    if i % 4 == 1:
+        terms.append(_ASIDE[i // 4 % 4])
+    if not terms:
+        return ['normal'], dict(positive=['No Finding'], uncertain=[])
+    positive = [label for label in positive if label not in uncertain]
+    return terms, dict(positive=positive, uncertain=uncertain)
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-021
 _DAY = '<Year>2013</Year><Month>08</Month><Day>01</Day>'
+# a backslash joins two lines of this page to one line of the file
 _OPENI = f"""<?xml version="1.0" encoding="utf-8"?>
 <eCitation>
-   <meta type="rr"/><uId id="CXR{{uid}}"/><pmcId id="{{uid}}"/><docSource>CXR</docSource><IUXRId id="{{uid}}"/>
-   <licenseType>none</licenseType><licenseURL>none</licenseURL><ccLicense>none</ccLicense><articleURL/>
-   <articleDate>2013-08-01</articleDate><articleType>XR</articleType><publisher>Phantoms</publisher><title>Drawn chest films</title>
-   <note>Drawn, not taken.</note><specialty>pulmonary diseases</specialty><subset>CXR</subset>
+   <meta type="rr"/><uId id="CXR{{uid}}"/><pmcId id="{{uid}}"/>\
+<docSource>CXR</docSource><IUXRId id="{{uid}}"/>
+   <licenseType>none</licenseType><licenseURL>none</licenseURL>\
+<ccLicense>none</ccLicense><articleURL/>
+   <articleDate>2013-08-01</articleDate><articleType>XR</articleType>\
+<publisher>Phantoms</publisher><title>Drawn chest films</title>
+   <note>Drawn, not taken.</note><specialty>pulmonary diseases</specialty>\
+<subset>CXR</subset>
    <MedlineCitation Owner="Phantoms" Status="supplied by publisher">
       <Article PubModel="Electronic">
-         <Journal><JournalIssue><PubDate>{_DAY}</PubDate></JournalIssue></Journal><ArticleTitle>Drawn chest films</ArticleTitle>
+         <Journal><JournalIssue><PubDate>{_DAY}</PubDate></JournalIssue></Journal>\
+<ArticleTitle>Drawn chest films</ArticleTitle>
          <Abstract>{{sections}}</Abstract>
          <Affiliation>Phantoms</Affiliation>
-         <AuthorList CompleteYN="Y"><Author ValidYN="Y"><LastName>Nobody</LastName><ForeName>A</ForeName><Initials>A</Initials></Author></AuthorList>
-         <Language>eng</Language><PublicationTypeList><PublicationType>Radiology Report</PublicationType></PublicationTypeList>
+         <AuthorList CompleteYN="Y"><Author ValidYN="Y"><LastName>Nobody</LastName>\
+<ForeName>A</ForeName><Initials>A</Initials></Author></AuthorList>
+         <Language>eng</Language><PublicationTypeList>\
+<PublicationType>Radiology Report</PublicationType></PublicationTypeList>
          <ArticleDate>{_DAY}</ArticleDate>
       </Article>
-      <EssieArticleTitle>Drawn chest films</EssieArticleTitle><IMedAuthor>A Nobody</IMedAuthor>
+      <EssieArticleTitle>Drawn chest films</EssieArticleTitle>\
+<IMedAuthor>A Nobody</IMedAuthor>
    </MedlineCitation>
    <MeSH>{{terms}}</MeSH>{{films}}
 </eCitation>
@@ -1194,33 +1341,39 @@ _FILM = """
       <figureId>F{k}</figureId>
       <caption>{caption}</caption>
       <panel type="single"><url>{name}.jpg</url><imgModality>7</imgModality>
-         <region type="panel"><globalImageFeatures><CEDD>f0</CEDD><ColorLayout>f1</ColorLayout><EdgeHistogram>f2</EdgeHistogram>
-            <FCTH>f3</FCTH><SemanticContext60>f4</SemanticContext60></globalImageFeatures></region></panel>
+         <region type="panel"><globalImageFeatures><CEDD>f0</CEDD>\
+<ColorLayout>f1</ColorLayout><EdgeHistogram>f2</EdgeHistogram>
+            <FCTH>f3</FCTH><SemanticContext60>f4</SemanticContext60>\
+</globalImageFeatures></region></panel>
    </parentImage>"""
 
 
+def _uid(i):
+    "The number of report i; the real ones end at 3999."
+    return 5001 + i
+
+
 def _section(name, text):
-    return (
-        f'<AbstractText Label="{name}">{escape(text)}</AbstractText>'
-        if text
-        else f'<AbstractText Label="{name}"/>'
-    )
+    "A section of a report's file; an element without text if it is empty."
+    if not text:
+        return f'<AbstractText Label="{name}"/>'
+    return f'<AbstractText Label="{name}">{escape(text)}</AbstractText>'
 
 
 def _openi_xml(i, shown, names, terms, caption):
     "The report file."
     automatic = [] if terms == ['normal'] else ['opacity', 'pneumonia']
-    major = ''.join(f'<major>{escape(t)}</major>' for t in terms) + ''.join(
-        f'<automatic>{t}</automatic>' for t in automatic
-    )
-    films = ''.join(
-        _FILM.format(name=n, k=k, caption=caption) for k, n in enumerate(names, 1)
-    )
+    sections = [_section(name, text) for name, text in shown.items()]
+    elements = [f'<major>{escape(term)}</major>' for term in terms]
+    elements += [f'<automatic>{term}</automatic>' for term in automatic]
+    films = [
+        _FILM.format(name=name, k=k, caption=caption) for k, name in enumerate(names, 1)
+    ]
     return _OPENI.format(
         uid=_uid(i),
-        sections=''.join(_section(*x) for x in shown.items()),
-        terms=major,
-        films=films,
+        sections=''.join(sections),
+        terms=''.join(elements),
+        films=''.join(films),
     )
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-025
@@ -1243,140 +1396,143 @@ _LACKS = (
 )
 
 
-def _uid(i):
-    return 5001 + i  # the real ones end at 3999
-
-
-def _openi_case(c, i, p):
-    """Study, sections as shown, drawn views of its films, terms and what is true of
-    report i; plants its traps.
-    """
-    lacks, study = _LACKS[i % len(_LACKS)], f'CXR{_uid(i)}'
-    texts = write_report(p['findings'], c.rng('report', i), p['kept'])
-    terms, says = (
-        mesh_terms(p['findings'], i)
-        if lacks != 'all and terms'
-        else (['No Indexing'], {})
-    )
-    for trap, here in ((f'lacks {lacks}', lacks), ('four films', len(p['views']) == 4)):
-        if here:
-            c.trap(trap, study)
-    texts = [
-        '' if lacks.startswith('all') or lacks == k else t
-        for k, t in zip(('findings', 'impression'), texts)
-    ]
-    found = marked(texts[0], 'XXXX', c.rng('mark', i))
-    shown = dict(
-        COMPARISON='None.' * (i % 3 > 0),
-        INDICATION='cough & fever > XXXX',
-        FINDINGS=found,
-        IMPRESSION=texts[1],
-    )
+def _openi_texts(corpus, i, plan, lacks):
+    "Findings and impression of report i; '' for what it lacks."
+    rng = corpus.rng('report', i)
+    findings, impression = write_report(plan['findings'], rng, plan['kept'])
     if lacks.startswith('all'):
-        shown = dict.fromkeys(shown, '')
-    return (
-        study,
-        shown,
-        [] if lacks == 'film' else p['views'],
-        terms,
-        says | dict(texts=[t for t in texts if t]),
+        return '', ''
+    if lacks == 'findings':
+        findings = ''
+    if lacks == 'impression':
+        impression = ''
+    return findings, impression
+
+
+def _openi_sections(corpus, i, findings, impression, lacks):
+    "The sections of report i as its file shows them; all are empty if it lacks all."
+    shown = dict(
+        COMPARISON='None.' if i % 3 > 0 else '',
+        INDICATION='cough & fever > XXXX',
+        FINDINGS=marked(findings, 'XXXX', corpus.rng('mark', i)),
+        IMPRESSION=impression,
     )
+    return dict.fromkeys(shown, '') if lacks.startswith('all') else shown
+
+
+def _openi_case(corpus, i, plan):
+    """Report i; plants its traps.
+
+    Returns: study, sections as shown, drawn views of its films, terms, what is true.
+    """
+    lacks = _LACKS[i % len(_LACKS)]
+    study = f'CXR{_uid(i)}'
+    if lacks:
+        corpus.trap(f'lacks {lacks}', study)
+    if len(plan['views']) == 4:
+        corpus.trap('four films', study)
+    findings, impression = _openi_texts(corpus, i, plan, lacks)
+    shown = _openi_sections(corpus, i, findings, impression, lacks)
+    terms, says = mesh_terms(plan['findings'], i)
+    if lacks == 'all and terms':
+        terms = ['No Indexing']
+        says = {}
+    says = says | dict(texts=[text for text in (findings, impression) if text])
+    views = [] if lacks == 'film' else plan['views']
+    return study, shown, views, terms, says
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-027
+def _add_openi_study(corpus, study, images, views, says):
+    "Adds a report to the true table, as a patient of its own; without films it is out."
+    if images:
+        corpus.study(study, study, '', images, views, **says)
+    else:
+        corpus.left_out.append((study, 'no film'))
+
+
 def write_openi(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    "Open-i's folder, below `c.root`: XML and PNG."
-    for i, p in enumerate(c.visits):
-        study, shown, views, terms, says = _openi_case(c, i, p)
-        series = int(c.rng('series', i).integers(1, 2500))
-        names = [
-            f'{study}{"_1" if i == 0 else ""}_IM-{series:04d}-{k + 1}001'
-            for k in range(len(views))
-        ]
-        for k, n in enumerate(names):
-            c.put(f'NLMCXR_png/{n}.png', png(c.film(p, k)[0]))
-        c.put(
-            f'ecgen-radiology/{_uid(i)}.xml',
-            _openi_xml(i, shown, names, terms, 'Xray Chest PA and Lateral'),
-        )
-        if names:
-            c.study(
-                study,
-                study,
-                '',
-                [f'NLMCXR_png/{n}.png' for n in names],
-                ['UNKNOWN'] * len(names),
-                **says,
-            )
-        else:
-            c.left_out.append((study, 'no film'))
+    "Open-i's folder, below the root: XML and PNG."
+    for i, plan in enumerate(corpus.visits):
+        study, shown, views, terms, says = _openi_case(corpus, i, plan)
+        series = int(corpus.rng('series', i).integers(1, 2500))
+        stem = f'{study}_1' if i == 0 else study
+        names = []
+        images = []
+        for k in range(len(views)):
+            name = f'{stem}_IM-{series:04d}-{k + 1}001'
+            image = f'NLMCXR_png/{name}.png'
+            film, _ = corpus.film(plan, k)
+            corpus.put(image, png(film))
+            names.append(name)
+            images.append(image)
+        report = _openi_xml(i, shown, names, terms, 'Xray Chest PA and Lateral')
+        corpus.put(f'ecgen-radiology/{_uid(i)}.xml', report)
+        unknown = ['UNKNOWN'] * len(images)
+        _add_openi_study(corpus, study, images, unknown, says)
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-030
-INDIANA_REPORTS, INDIANA_PROJECTIONS = (
-    'uid,MeSH,Problems,image,indication,comparison,findings,impression',
-    'uid,filename,projection',
-)
-_CAPTIONS = (
-    ('Xray Chest PA and Lateral', 'PA'),
-    ('AP and lateral views of the chest dated XXXX, XXXX.', 'AP'),
-    ('Chest, 2 views, frontal and lateral', 'UNKNOWN'),
-)
+INDIANA_REPORTS = 'uid,MeSH,Problems,image,indication,comparison,findings,impression'
+INDIANA_PROJECTIONS = 'uid,filename,projection'
 
 
+def _kaggle_caption(plan, i):
+    "The caption of a study, and the view of its frontal films that it tells."
+    frontal = {view for view in plan['views'] if view != 'LATERAL'}
+    if len(frontal) > 1 or i % 3 == 0:
+        return 'Chest, 2 views, frontal and lateral', 'UNKNOWN'
+    if frontal == {'PA'}:
+        return 'Xray Chest PA and Lateral', 'PA'
+    return 'AP and lateral views of the chest dated XXXX, XXXX.', 'AP'
+
+
+def _kaggle_row(i, shown, terms, caption):
+    "The row of report i."
+    heads = dict.fromkeys(term.split('/')[0] for term in terms)
+    return [
+        _uid(i),
+        ';'.join(terms),
+        ';'.join(heads),
+        caption,
+        shown['INDICATION'],
+        shown['COMPARISON'],
+        shown['FINDINGS'],
+        shown['IMPRESSION'],
+    ]
+
+# %% ../../nbs/6_data/63_lookalikes.ipynb #dad2dbcb
 def write_openi_kaggle(
-    c: Imitation,  # of which folder, patients and films are taken
+    corpus: Imitation,  # of which folder, patients and films are taken
 ) -> None:
-    "Open-i as Kaggle's two tables and PNGs, below `c.root`."
-    reports, films = [], []
-    for i, p in enumerate(c.visits):
-        kinds, series = (
-            {v for v in p['views'] if v != 'LATERAL'},
-            int(c.rng('series', i).integers(1, 2500)),
-        )
-        caption, frontal = _CAPTIONS[
-            2 if len(kinds) > 1 or i % 3 == 0 else 0 if kinds == {'PA'} else 1
-        ]
-        study, shown, views, terms, says = _openi_case(c, i, p)
-        comparison, indication, *texts = shown.values()
-        names = [
-            f'{_uid(i)}_IM-{series:04d}-{k + 1}001.dcm.png' for k in range(len(views))
-        ]
-        paths = [f'images/images_normalized/{n}' for n in names]
-        for k, path in enumerate(paths):
-            c.put(path, png(c.film(p, k)[0]))
-        films += [
-            [_uid(i), n, 'Lateral' if v == 'LATERAL' else 'Frontal']
-            for n, v in zip(names, views)
-        ]
-        reports.append(
-            [
-                _uid(i),
-                ';'.join(terms),
-                ';'.join(dict.fromkeys(t.split('/')[0] for t in terms)),
-                caption,
-                indication,
-                comparison,
-                *texts,
-            ]
-        )
+    "Open-i as Kaggle's two tables and PNGs, below the root."
+    reports = []
+    films = []
+    for i, plan in enumerate(corpus.visits):
+        caption, frontal = _kaggle_caption(plan, i)
+        study, shown, drawn, terms, says = _openi_case(corpus, i, plan)
+        reports.append(_kaggle_row(i, shown, terms, caption))
+        series = int(corpus.rng('series', i).integers(1, 2500))
+        images = []
+        views = []
+        for k, view in enumerate(drawn):
+            name = f'{_uid(i)}_IM-{series:04d}-{k + 1}001.dcm.png'
+            image = f'images/images_normalized/{name}'
+            film, _ = corpus.film(plan, k)
+            corpus.put(image, png(film))
+            lateral = view == 'LATERAL'
+            films.append([_uid(i), name, 'Lateral' if lateral else 'Frontal'])
+            images.append(image)
+            views.append('LATERAL' if lateral else frontal)
         if frontal == 'UNKNOWN':
-            c.trap('frontal, and the caption does not say whether PA or AP', study)
-        if names:
-            c.study(
-                study,
-                study,
-                '',
-                paths,
-                ['LATERAL' if v == 'LATERAL' else frontal for v in views],
-                **says,
-            )
-        else:
-            c.left_out.append((study, 'no film'))
-    c.put('indiana_projections.csv', csv_text(INDIANA_PROJECTIONS, films))
-    c.put('indiana_reports.csv', csv_text(INDIANA_REPORTS, reports))
+            trap = 'frontal, and the caption does not say whether PA or AP'
+            corpus.trap(trap, study)
+        _add_openi_study(corpus, study, images, views, says)
+    corpus.put('indiana_projections.csv', csv_text(INDIANA_PROJECTIONS, films))
+    corpus.put('indiana_reports.csv', csv_text(INDIANA_REPORTS, reports))
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-033
+# form -> source in the table, writer
 FORMS = dict(
     mimic=('mimic', write_mimic),
     chexpert=('chexpert', write_chexpert),
@@ -1386,7 +1542,6 @@ FORMS = dict(
     vinbigdata=('vindr', write_vinbigdata),
     rsna=('rsna', write_rsna),
     siim=('siim', write_siim),
-    # form -> source in the table, writer
     openi=('openi', write_openi),
     openi_kaggle=('openi', write_openi_kaggle),
 )
@@ -1397,14 +1552,11 @@ def _deal(table, source):
     none = table.split == ''
     if not none.any():
         return table
-    dealt = split_by_patient(
-        table[none], seed=0, **(dict(valid=0.1, test=0.0) if source == 'nih14' else {})
-    )
-    return table.assign(
-        split=table.split.where(
-            ~none, table.study_id.map(dict(zip(dealt.study_id, dealt.split)))
-        )
-    )
+    shares = dict(valid=0.1, test=0.0) if source == 'nih14' else {}
+    dealt = split_by_patient(table[none], seed=0, **shares)
+    split_of = dict(zip(dealt.study_id, dealt.split))
+    split = table.split.where(~none, table.study_id.map(split_of))
+    return table.assign(split=split)
 
 # %% ../../nbs/6_data/63_lookalikes.ipynb #12-lookalikes-035
 def write_like(
@@ -1430,16 +1582,15 @@ def write_like(
             f'need n_studies >= 20 and size >= 32, got {n_studies} and {size}'
         )
     root = Path(root)
-    source, write = FORMS[corpus]
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f'{root} is not an empty folder: give a new one')
+    source, write = FORMS[corpus]
     with atomic_path(root) as unfinished:
         unfinished.mkdir()
-        write(c := Imitation(unfinished, source, n_studies, size, seed))
-    table = validate_studies(
-        _deal(pd.DataFrame(c.rows, columns=list(COLUMNS)), source), root
-    )
-    table.attrs.update(
-        traps={k: v for k, v in c.traps.items() if v}, left_out=c.left_out
-    )
+        imitation = Imitation(unfinished, source, n_studies, size, seed)
+        write(imitation)
+    table = pd.DataFrame(imitation.rows, columns=list(COLUMNS))
+    table = validate_studies(_deal(table, source), root)
+    traps = {name: where for name, where in imitation.traps.items() if where}
+    table.attrs.update(traps=traps, left_out=imitation.left_out)
     return table

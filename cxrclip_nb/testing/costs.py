@@ -21,9 +21,10 @@ def memory(
     field: str = 'VmRSS',  # VmRSS: held now; VmHWM: the most since the last reset
 ) -> float:  # MB; nan where the system keeps no such account
     "A line of Linux's account of this process."
-    if not (ACCOUNT / 'status').is_file():
+    status = ACCOUNT / 'status'
+    if not status.is_file():
         return float('nan')
-    found = re.search(rf'^{field}:\s+(\d+) kB', (ACCOUNT / 'status').read_text(), re.M)
+    found = re.search(rf'^{field}:\s+(\d+) kB', status.read_text(), re.M)
     if not found:
         raise ValueError(
             f'no field {field!r} in the account of the process; VmRSS and '
@@ -46,6 +47,8 @@ def timed(
     if reset.exists():
         ctypes.CDLL(None).malloc_trim(0)
         reset.write_text('5')
-    before, start = memory(), time.process_time()
+    before = memory()
+    start = time.process_time()
     run()
-    return dict(seconds=time.process_time() - start, mb=memory('VmHWM') - before)
+    seconds = time.process_time() - start
+    return dict(seconds=seconds, mb=memory('VmHWM') - before)

@@ -16,41 +16,51 @@ from ..data.batches import StudyDataset, make_loader, study_images
 from ..data.sampling import study_texts
 
 # %% ../../nbs/6_data/69_loading.ipynb #c42a023f
+def _clocked(f, *args):
+    "What f returns, and the seconds it took."
+    start = time.perf_counter()
+    out = f(*args)
+    return out, time.perf_counter() - start
+
+
 class _Timed:
     "A reader of films that counts the seconds it takes."
 
     def __init__(self, read):
-        self.read, self.spent = read, Counter()
-
-    def _call(self, name, f, *args):
-        t = time.perf_counter()
-        out = f(*args)
-        self.spent[name] += time.perf_counter() - t
-        return out
+        self.read = read
+        self.spent = Counter()
 
     def __call__(self, film, *args):
-        return self._call('decode', self.read, film, *args)
+        out, seconds = _clocked(self.read, film, *args)
+        self.spent['decode'] += seconds
+        return out
 
     def size(self, film):
-        return self._call('header', self.read.size, film)
+        out, seconds = _clocked(self.read.size, film)
+        self.spent['header'] += seconds
+        return out
+
+
+def _row_and_rng(data, k):
+    "Row k of the table and its source of random numbers."
+    return data.rows.slice(k, 1).to_pylist()[0], rng_for(data.seed, 'item', 0, k)
 
 
 def _item_stages(data, k):
     "Seconds of each step of item k."
-    marks, read = [time.perf_counter()], _Timed(data.read)
-    row, rng = data.rows.slice(k, 1).to_pylist()[0], rng_for(data.seed, 'item', 0, k)
-    marks.append(time.perf_counter())
-    study_images(row, read, data.image_size, rng if data.train else None, data.detail)
-    marks.append(time.perf_counter())
-    study_texts(row, rng, data.bank)
-    marks.append(time.perf_counter())
-    fetched, images, texts = (b - a for a, b in zip(marks, marks[1:]))
+    read = _Timed(data.read)
+    (row, rng), row_seconds = _clocked(_row_and_rng, data, k)
+    image_rng = rng if data.train else None
+    _, image_seconds = _clocked(
+        study_images, row, read, data.image_size, image_rng, data.detail
+    )
+    _, text_seconds = _clocked(study_texts, row, rng, data.bank)
     return dict(
-        row=fetched,
+        row=row_seconds,
         header=read.spent['header'],
         decode=read.spent['decode'],
-        views=images - sum(read.spent.values()),
-        texts=texts,
+        views=image_seconds - sum(read.spent.values()),
+        texts=text_seconds,
     )
 
 # %% ../../nbs/6_data/69_loading.ipynb #2ac76c29
@@ -67,10 +77,11 @@ def stage_times(
     if n < 1 or repeats < 1:
         raise ValueError(f'n and repeats must be at least 1, got {n} and {repeats}')
     items = range(0, len(data), max(1, len(data) // n))[:n]
-    runs = [
-        pd.DataFrame([_item_stages(data, k) for k in items]) for _ in range(repeats)
-    ]
-    return 1000 * pd.concat(runs).groupby(level=0).min().mean()
+    runs = []
+    for _ in range(repeats):
+        runs.append(pd.DataFrame([_item_stages(data, k) for k in items]))
+    best = pd.concat(runs).groupby(level=0).min()
+    return 1000 * best.mean()
 
 # %% ../../nbs/6_data/69_loading.ipynb #6bdeaa84
 def loading_rate(
@@ -92,6 +103,8 @@ def loading_rate(
         )
     batches = iter(loader)
     next(batches)
-    t = time.perf_counter()
-    n = sum(len(b['study_ids']) for b, _ in zip(batches, range(n_batches)))
-    return n / (time.perf_counter() - t)
+    start = time.perf_counter()
+    n_studies = 0
+    for batch, _ in zip(batches, range(n_batches)):
+        n_studies += len(batch['study_ids'])
+    return n_studies / (time.perf_counter() - start)

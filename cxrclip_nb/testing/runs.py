@@ -21,40 +21,51 @@ from safetensors.torch import load_file
 CLOCK = ('seconds', 'waited', 'studies_per_s')  # what two equal runs may differ in
 
 
-def _history_differs(a, b):
-    # as text: every digit counts
-    a, b = (h.drop(columns=[c for c in CLOCK if c in h]) for h in (a, b))
+def _read_history(folder):
+    "The history without the clock, as text: every digit counts."
+    history = pd.read_csv(folder / 'history.csv', dtype=str, keep_default_na=False)
+    return history.drop(columns=[c for c in CLOCK if c in history])
+
+
+def _history_differences(a, b):
     if list(a) != list(b) or len(a) != len(b):
         return [f'history: {len(a)} and {len(b)} rows, columns {list(a)} and {list(b)}']
-    return [
-        f'history: {c} from step {a.step[d.idxmax()]} on'
-        for c in a
-        if (d := a[c] != b[c]).any()
-    ]
+    found = []
+    for column in a:
+        differs = a[column] != b[column]
+        if differs.any():
+            step = a.step[differs.idxmax()]
+            found.append(f'history: {column} from step {step} on')
+    return found
 
 # %% ../../nbs/9_evaluation/96_endurance.ipynb #465c099f
+def _weight_differences(a, b):
+    found = []
+    for name in sorted(a.keys() | b.keys()):
+        in_both = name in a and name in b
+        if not in_both or not torch.equal(a[name], b[name]):
+            found.append(f'weights: {name}')
+    return found
+
+
+def _metric_differences(a, b):
+    names = sorted((a.keys() | b.keys()) - set(CLOCK))
+    return [f'metrics: {name}' for name in names if a.get(name) != b.get(name)]
+
+
 def differences(
     first: str | Path,  # output_dir of a run that has ended
     second: str | Path,  # of another
 ) -> list[str]:  # empty: equal bit for bit, but for times
     "In what two runs differ: weights of `model/`, history, metrics."
-    a, b = (load_file(Path(f) / 'model' / 'model.safetensors') for f in (first, second))
-    found = [
-        f'weights: {k}'
-        for k in sorted(a.keys() | b.keys())
-        if k not in a or k not in b or not torch.equal(a[k], b[k])
-    ]
-    found += _history_differs(
-        *(
-            pd.read_csv(Path(f) / 'history.csv', dtype=str, keep_default_na=False)
-            for f in (first, second)
-        )
-    )
-    a, b = (json.loads((Path(f) / 'metrics.json').read_text()) for f in (first, second))
-    return found + [
-        f'metrics: {k}'
-        for k in sorted(a.keys() | b.keys())
-        if k not in CLOCK and a.get(k) != b.get(k)
+    folders = Path(first), Path(second)
+    weights = [load_file(f / 'model' / 'model.safetensors') for f in folders]
+    histories = [_read_history(f) for f in folders]
+    metrics = [json.loads((f / 'metrics.json').read_text()) for f in folders]
+    return [
+        *_weight_differences(*weights),
+        *_history_differences(*histories),
+        *_metric_differences(*metrics),
     ]
 
 # %% ../../nbs/9_evaluation/96_endurance.ipynb #bef97332
@@ -72,15 +83,17 @@ def interrupt(
     were said.
     """
     state = Path(folder) / 'last.pt'
-    since = state.stat().st_mtime_ns if state.exists() else 0
-    p = subprocess.Popen(
+    old = state.stat().st_mtime_ns if state.exists() else 0
+
+    def is_written():
+        return state.exists() and state.stat().st_mtime_ns > old
+
+    process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
     )
-    while p.poll() is None and not (
-        state.exists() and state.stat().st_mtime_ns > since
-    ):
+    while process.poll() is None and not is_written():
         time.sleep(0.02)
     time.sleep(delay)
-    p.send_signal(number)
-    said, _ = p.communicate()
-    return p.returncode, said.splitlines()
+    process.send_signal(number)
+    output, _ = process.communicate()
+    return process.returncode, output.splitlines()

@@ -17,8 +17,17 @@ from ..core import pick_device, rng_for
 from .reports import split_sentences
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-008
+def _split_at_commas(text):
+    return re.split(r'(?<=[,;:])\s+', text)
+
+
+def _halves(text):
+    middle = len(text) // 2
+    return [text[:middle], text[middle:]]
+
+
 # where a text may be cut, best first
-_CUTS = (split_sentences, lambda t: re.split(r'(?<=[,;:])\s+', t), str.split)
+_CUTS = (split_sentences, _split_at_commas, str.split)
 
 
 def cut_pieces(
@@ -27,8 +36,9 @@ def cut_pieces(
     limit: int,  # tokens a piece may have, >= 1
     level: int = 0,  # 0: cut at sentences, 1: at commas, 2: at words, 3: inside a word
 ) -> list[str]:
-    """A text in as few pieces as sentences allow, so that none must be truncated; a
-    sentence that is too long is cut at commas, else at words.
+    """A text in as few pieces as sentences allow, so that none must be truncated.
+
+    A sentence that is too long is cut at commas, else at words.
 
     Returns: pieces of at most `limit` tokens; in order they hold every word of the
     text.
@@ -37,17 +47,15 @@ def cut_pieces(
         return []
     if count(text) <= limit or len(text) < 2:
         return [text]
-    parts = (
-        _CUTS[level](text)
-        if level < len(_CUTS)
-        else [text[: len(text) // 2], text[len(text) // 2 :]]
-    )
+    inside_word = level == len(_CUTS)
+    parts = _halves(text) if inside_word else _CUTS[level](text)
+    next_level = min(level + 1, len(_CUTS))
     pieces = []
     for part in parts:
-        if pieces and level < len(_CUTS) and count(f'{pieces[-1]} {part}') <= limit:
+        if pieces and not inside_word and count(f'{pieces[-1]} {part}') <= limit:
             pieces[-1] += f' {part}'
         else:
-            pieces += cut_pieces(part, count, limit, min(level + 1, len(_CUTS)))
+            pieces += cut_pieces(part, count, limit, next_level)
     return pieces
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-011
@@ -56,10 +64,9 @@ def token_batches(
     # tokens of a batch, padding included; a text longer than that is a batch of its own
     budget: int,
 ) -> list[list[int]]:  # indices, longest texts first; together each index once
-    """Batches of texts of like length that cost about the same memory, however short
-    the texts.
-    """
-    batches, longest = [], 0
+    "Batches of texts of like length that cost about the same memory."
+    batches = []
+    longest = 0  # of the batch under way
     for i in np.argsort([-n for n in lengths], kind='stable').tolist():
         if not batches or longest * (len(batches[-1]) + 1) > budget:
             batches.append([])
@@ -69,8 +76,9 @@ def token_batches(
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-023
 class GumbelDraw:
-    """Logits processor that leaves one token a row, drawn from the `top_k` likeliest at
-    a temperature, with noise that belongs to the row.
+    """Logits processor that leaves one token a row, drawn at a temperature.
+
+    It is one of the `top_k` likeliest; the noise belongs to the row.
     """
 
     def __init__(
@@ -78,42 +86,56 @@ class GumbelDraw:
         noise: torch.Tensor,  # [B, T, K] Gumbel noise of each row, step and rank
         temperature: float,  # > 0; small: nearly always the likeliest token
     ):
-        self.noise, self.temperature = noise, temperature
+        self.noise = noise
+        self.temperature = temperature
 
     def __call__(
         self,
         input_ids: torch.Tensor,  # [B, t + 1] the start and t tokens drawn so far
         scores: torch.Tensor,  # [B, V] logits of the next one
     ) -> torch.Tensor:  # [B, V] zero at the token drawn, minus infinity elsewhere
-        """The draw: the largest of logit/temperature + noise has the probabilities of
-        the softmax.
+        """The draw.
+
+        The largest of logit/temperature + noise has the probabilities of the softmax.
         """
-        top = scores.float().topk(min(self.noise.shape[2], scores.shape[1]))  # [B, K]
-        rank = (
-            top.values / self.temperature
-            + self.noise[:, input_ids.shape[1] - 1, : top.values.shape[1]]
-        ).argmax(1, keepdim=True)
-        return torch.full_like(scores, -torch.inf).scatter(
-            1, top.indices.gather(1, rank), 0.0
-        )
+        k = min(self.noise.shape[2], scores.shape[1])
+        top = scores.float().topk(k)  # [B, K]
+        noise = self.noise[:, input_ids.shape[1] - 1, :k]
+        rank = (top.values / self.temperature + noise).argmax(1, keepdim=True)
+        drawn = top.indices.gather(1, rank)  # [B, 1]
+        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-027
-def _load_marian(name):
-    "Tokenizer and model of `name`; errors say what was looked for."
-    from transformers import (
-        AutoConfig,
-        GenerationConfig,
-        MarianMTModel,
-        MarianTokenizer,
+def _read_marian(name):
+    "(type, tokenizer, model, names of weights that are missing); a Marian model only."
+    from transformers import AutoConfig, MarianMTModel, MarianTokenizer
+
+    kind = AutoConfig.from_pretrained(name).model_type
+    if kind != 'marian':
+        return kind, None, None, []
+    model, info = MarianMTModel.from_pretrained(name, output_loading_info=True)
+    tokenizer = MarianTokenizer.from_pretrained(name)
+    return kind, tokenizer, model, sorted(info['missing_keys'])
+
+
+def _greedy(config):
+    "In place of the beam search that published models ask for."
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        bad_words_ids=[[config.pad_token_id]],
+        pad_token_id=config.pad_token_id,
+        eos_token_id=config.eos_token_id,
+        decoder_start_token_id=config.decoder_start_token_id,
     )
 
+
+def _load_marian(name):
+    "Tokenizer and model of `name`; errors say what was looked for."
     try:
-        kind = AutoConfig.from_pretrained(name).model_type
-        if kind == 'marian':
-            (model, info), tokenizer = (
-                MarianMTModel.from_pretrained(name, output_loading_info=True),
-                MarianTokenizer.from_pretrained(name),
-            )
+        kind, tokenizer, model, missing = _read_marian(name)
     except ImportError as e:
         raise ImportError(
             'translation needs sentencepiece: pip install '
@@ -134,21 +156,14 @@ def _load_marian(name):
             f'{name!r} is a model of type {kind!r}; a translator of type '
             'marian is needed'
         )
-    if lost := sorted(info['missing_keys']):
+    if missing:
         raise ValueError(
-            f'{name!r} is not whole: {len(lost)} weights are not in it, first {lost[0]}'
+            f'{name!r} is not whole: {len(missing)} weights are not in it, '
+            f'first {missing[0]}'
         )
     # texts are cut here, with care, not there
-    tokenizer.model_max_length, c = 10**9, model.config
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        bad_words_ids=[[c.pad_token_id]],
-        pad_token_id=c.pad_token_id,
-        # in place of the beam search that published models ask for
-        eos_token_id=c.eos_token_id,
-        decoder_start_token_id=c.decoder_start_token_id,
-    )
+    tokenizer.model_max_length = 10**9
+    model.generation_config = _greedy(model.config)
     return tokenizer, model
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-029
@@ -161,45 +176,40 @@ def translate_batch(
     top_k: int,  # tokens that a draw chooses from
     rngs: Sequence[np.random.Generator],  # one a piece
 ) -> list[str]:  # '' where no end mark came within twice the piece's length
-    """Translations of one batch; a piece's does not depend on the others of the batch,
-    up to rounding.
+    """Translations of one batch.
+
+    A piece's does not depend on the others of the batch, up to rounding.
     """
     from transformers import LogitsProcessorList
 
-    x, c, draw = (
-        tokenizer(list(pieces), return_tensors='pt', padding=True).to(model.device),
-        model.config,
-        [],
-    )
+    x = tokenizer(list(pieces), return_tensors='pt', padding=True).to(model.device)
     # [B] tokens a piece may become
-    most = (2 * x['attention_mask'].sum(1) + 16).clamp(
-        max=c.max_position_embeddings - 1
-    )
+    limits = 2 * x['attention_mask'].sum(1) + 16
+    limits = limits.clamp(max=model.config.max_position_embeddings - 1)
+    longest = int(limits.max())
+    draw = LogitsProcessorList()
     if temperature:
+        noise = np.stack([rng.gumbel(size=(longest, top_k)) for rng in rngs])
         # [B, T, K]
-        noise = np.stack([rng.gumbel(size=(int(most.max()), top_k)) for rng in rngs])
-        draw = [
-            GumbelDraw(
-                torch.as_tensor(noise, dtype=torch.float32, device=model.device),
-                temperature,
-            )
-        ]
-    ids = model.generate(
-        **x, max_new_tokens=int(most.max()), logits_processor=LogitsProcessorList(draw)
-    )[:, 1:]
+        noise = torch.as_tensor(noise, dtype=torch.float32, device=model.device)
+        draw.append(GumbelDraw(noise, temperature))
+    ids = model.generate(**x, max_new_tokens=longest, logits_processor=draw)[:, 1:]
     # tokens before the first end mark
-    ended = (ids == c.eos_token_id).cumsum(1).eq(0).sum(1) < most - 1
-    return [
-        t.strip() if e else ''
-        for t, e in zip(
-            tokenizer.batch_decode(ids, skip_special_tokens=True), ended.tolist()
-        )
-    ]
+    tokens = (ids == model.config.eos_token_id).cumsum(1).eq(0).sum(1)
+    ended = (tokens < limits - 1).tolist()
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [text.strip() if end else '' for text, end in zip(texts, ended)]
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-031
+def _dtype_for(device):
+    "The precision of the weights: half where there is a GPU."
+    if device.type != 'cuda':
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
 class Translator:
-    """One direction: texts to their translations, '' for one that could not be
-    finished.
+    """One direction: texts to their translations, '' for one that has no end.
 
     Raises: `ValueError` for a model that can't be had.
     """
@@ -221,45 +231,46 @@ class Translator:
             raise ValueError(
                 f'need {temperature=} >= 0, {top_k=} >= 1, {piece_tokens=} >= 8'
             )
-        tokenizer, model = _load_marian(str(name))
+        self.tokenizer, model = _load_marian(str(name))
         device = torch.device(device or pick_device())
-        dtype = (
-            torch.float32
-            if device.type != 'cuda'
-            else torch.bfloat16
-            if torch.cuda.is_bf16_supported()
-            else torch.float16
-        )
-        self.limit, self.batch_tokens = (
-            min(piece_tokens, model.config.max_position_embeddings),
-            batch_tokens,
-        )
-        # tokens, the end mark included
-        self.count = lambda text: len(tokenizer(text).input_ids)
-        self.model, rng = (
-            model.to(device, dtype).eval(),
-            lambda p: rng_for(seed, 'translate', p),
-        )
-        self.batch = lambda ps: translate_batch(
-            ps, tokenizer, self.model, temperature, top_k, [rng(p) for p in ps]
+        self.model = model.to(device, _dtype_for(device)).eval()
+        self.limit = min(piece_tokens, model.config.max_position_embeddings)
+        self.batch_tokens = batch_tokens
+        self.temperature = temperature
+        self.top_k = top_k
+        self.seed = seed
+
+    def count(self, text: str) -> int:  # the end mark included
+        "Tokens of a text."
+        return len(self.tokenizer(text).input_ids)
+
+    def _translate(self, pieces):
+        "Translations of pieces that make one batch."
+        rngs = [rng_for(self.seed, 'translate', piece) for piece in pieces]
+        return translate_batch(
+            pieces, self.tokenizer, self.model, self.temperature, self.top_k, rngs
         )
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        cut = [cut_pieces(t, self.count, self.limit) for t in texts]
+        cut = [cut_pieces(text, self.count, self.limit) for text in texts]
         # equal pieces are translated once
-        pieces, done = list(dict.fromkeys(p for ps in cut for p in ps)), {}
-        for some in token_batches([self.count(p) for p in pieces], self.batch_tokens):
-            done |= zip(some, self.batch([pieces[i] for i in some]))
-        done = {p: done[i] for i, p in enumerate(pieces)}
-        return [
-            ' '.join(done[p] for p in ps) if all(done[p] for p in ps) else ''
-            for ps in cut
-        ]
+        unique = list(dict.fromkeys(piece for pieces in cut for piece in pieces))
+        lengths = [self.count(piece) for piece in unique]
+        done = {}
+        for batch in token_batches(lengths, self.batch_tokens):
+            pieces = [unique[i] for i in batch]
+            done.update(zip(pieces, self._translate(pieces)))
+        translations = []
+        for pieces in cut:
+            translated = [done[piece] for piece in pieces]
+            translations.append(' '.join(translated) if all(translated) else '')
+        return translations
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-038
 class BackTranslator:
-    """Texts there and back: a list of texts to a list of rewordings, '' for one that
-    could not be finished; `.settings` says what made them.
+    """Texts there and back: a list of texts to a list of rewordings.
+
+    '' for one that could not be finished; `.settings` says what made them.
     """
 
     def __init__(
@@ -272,10 +283,8 @@ class BackTranslator:
         seed: int = 0,
         **options,  # of both `Translator`s: piece_tokens, batch_tokens, device
     ):
-        self.there, self.back = (
-            Translator(n, temperature, top_k, seed=seed, **options)
-            for n in (there, back)
-        )
+        self.there = Translator(there, temperature, top_k, seed=seed, **options)
+        self.back = Translator(back, temperature, top_k, seed=seed, **options)
         self.settings = dict(
             there=str(there),
             back=str(back),
@@ -286,7 +295,8 @@ class BackTranslator:
         )
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Rewordings, parallel to the texts; each depends on its text, the settings and
-        rounding alone.
+        """Rewordings, parallel to the texts.
+
+        Each depends on its text, the settings and rounding alone.
         """
         return self.back(self.there(texts))

@@ -21,8 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core import CXRError
+
 # %% ../../nbs/1_pairs/12_prompts.ipynb #132aafd4
 LABELS = (
+    # CheXpert
     'Atelectasis',
     'Cardiomegaly',
     'Consolidation',
@@ -31,7 +34,6 @@ LABELS = (
     'Fracture',
     'Lung Lesion',
     'Lung Opacity',
-    # CheXpert
     'No Finding',
     'Pleural Effusion',
     'Pleural Other',
@@ -47,6 +49,7 @@ LABELS = (
     'Nodule',
     'Pleural Thickening',
     'COVID-19',
+    # VinDr, the rest
     'Aortic Enlargement',
     'Calcification',
     'Clavicle Fracture',
@@ -56,7 +59,6 @@ LABELS = (
     'Lung Cavity',
     'Lung Cyst',
     'Lung Tumor',
-    # VinDr, the rest
     'Mediastinal Shift',
     'Nodule/Mass',
     'Other Disease',
@@ -86,16 +88,18 @@ ALIASES = {
     'interstitial lung disease': 'ILD',
     'chronic obstructive pulmonary disease': 'COPD',
 }
-_KNOWN = ALIASES | {l.lower(): l for l in LABELS}
+_KNOWN = ALIASES | {label.lower(): label for label in LABELS}
 
+# %% ../../nbs/1_pairs/12_prompts.ipynb #260cf934
+class LabelError(CXRError):
+    """A label that the prompt bank does not know.
 
-class LabelError(ValueError):
-    """A label that the prompt bank does not know, or a row of labels that contradicts
-    itself or says nothing.
+    Or a row of labels that contradicts itself or says nothing.
     """
 
 
 def _key(label):
+    "A label's spelling for the search: lower case, one space between words."
     return ' '.join(str(label).replace('_', ' ').lower().split())
 
 
@@ -107,35 +111,34 @@ def canonical(
 
     Raises: `LabelError` with the closest names for an unknown one.
     """
-    if (key := _key(label)) in _KNOWN:
+    key = _key(label)
+    if key in _KNOWN:
         return _KNOWN[key]
-    near = [repr(_KNOWN[n]) for n in difflib.get_close_matches(key, _KNOWN, n=3)]
-    raise LabelError(
-        f'unknown label {label!r}; '
-        f'{"did you mean " + " or ".join(near) + "?" if near else "known are " + ", ".join(LABELS)}'
-    )
+    close = difflib.get_close_matches(key, _KNOWN, n=3)
+    if close:
+        hint = 'did you mean ' + ' or '.join(repr(_KNOWN[k]) for k in close) + '?'
+    else:
+        hint = 'known are ' + ', '.join(LABELS)
+    raise LabelError(f'unknown label {label!r}; {hint}')
 
 # %% ../../nbs/1_pairs/12_prompts.ipynb #14-prompts-010
 def fill(
     pattern: str,  # a sentence with places, e.g. '{much} edema'
     words: Mapping[str, Sequence[str]],  # what may stand at each place
 ) -> list[str]:  # every filling, in order
-    """All fillings of a pattern, first letter upper case, one space between words, a
-    full stop at the end.
-    """
-    names = [n for n in words if '{' + n + '}' in pattern]
-    texts = [
-        pattern.format(**dict(zip(names, c)))
-        for c in itertools.product(*(words[n] for n in names))
-    ]
-    return [t[0].upper() + t[1:] + '.' for t in (' '.join(t.split()) for t in texts)]
+    "All fillings of a pattern as sentences: first letter upper case, a full stop."
+    places = [name for name in words if '{' + name + '}' in pattern]
+    sentences = []
+    for chosen in itertools.product(*(words[name] for name in places)):
+        text = pattern.format(**dict(zip(places, chosen)))
+        text = ' '.join(text.split())  # an empty word leaves two spaces
+        sentences.append(text[0].upper() + text[1:] + '.')
+    return sentences
 
-
-MUCH, DEGREE, SIZE = (
-    ('', 'mild', 'moderate', 'severe'),
-    ('mild', 'moderate', 'marked'),
-    ('small', 'moderate', 'large'),
-)
+# %% ../../nbs/1_pairs/12_prompts.ipynb #77c81837
+MUCH = ('', 'mild', 'moderate', 'severe')
+DEGREE = ('mild', 'moderate', 'marked')
+SIZE = ('small', 'moderate', 'large')
 SIDE = ('on the left', 'on the right', 'on both sides')
 ONE_SIDE = SIDE[:2]
 BASE_ = ('at the left base', 'at the right base', 'at both bases')
@@ -146,10 +149,11 @@ ZONES = (
     'in the right middle lobe',
     'in the right lower lobe',
 )
-BROKEN = tuple(
-    f'{part} on the {side}'
-    for side in ('left', 'right')
-    for part in ('laterally', 'posteriorly')
+BROKEN = (
+    'laterally on the left',
+    'posteriorly on the left',
+    'laterally on the right',
+    'posteriorly on the right',
 )
 HIGH = (
     'at the left apex',
@@ -507,11 +511,15 @@ PERHAPS_DEVICE = (
     '{name} {is} possibly in place',
     'it is unclear whether {name} {is} in place',
 )
-# others: ABSENT, UNSURE
-DENIALS, DOUBTS = (
-    {'Other Disease': OTHERS, 'Other Lesion': OTHERS, 'Support Devices': NO_DEVICE},
-    {'Support Devices': PERHAPS_DEVICE},
-)
+# all other labels are denied by ABSENT and doubted by UNSURE
+DENIALS = {
+    'Other Disease': OTHERS,
+    'Other Lesion': OTHERS,
+    'Support Devices': NO_DEVICE,
+}
+DOUBTS = {'Support Devices': PERHAPS_DEVICE}
+
+# %% ../../nbs/1_pairs/12_prompts.ipynb #9a5061ba
 HEALTHY = (
     'no abnormality is detected {more}',
     'no acute finding {more}',
@@ -551,17 +559,43 @@ PROMPTS_VERSION = '3'
 
 def _sentences(patterns, names, words):
     "Fillings of all patterns with each name, its bare form and its verb; none twice."
-    said = []
+    sentences = []
     for name in names:
-        forms = {
-            'name': [name],
-            'bare': [name.removeprefix('a ').removeprefix('an ')],
-            'is': ['are' if name in PLURAL else 'is'],
-        }
-        said += [s for p in patterns for s in fill(p, forms | words)]
-    return list(dict.fromkeys(said))
+        bare = name.removeprefix('a ').removeprefix('an ')
+        verb = 'are' if name in PLURAL else 'is'
+        forms = {'name': [name], 'bare': [bare], 'is': [verb]}
+        for pattern in patterns:
+            sentences += fill(pattern, forms | words)
+    return list(dict.fromkeys(sentences))
 
 
+def _label_sentences(label, details):
+    "The three forms of a label of `SOURCES`."
+    names, patterns, words = SOURCES[label]
+    if not details:
+        words = dict.fromkeys(words, ('',))
+    general = GENERAL.get(label, names)
+    denials = [f'{p} {{more}}' for p in DENIALS.get(label, ABSENT)]
+    doubts = [f'{p} {{more}}' for p in DOUBTS.get(label, UNSURE)]
+    return {
+        'pos': _sentences(patterns, names, words),
+        'neg': _sentences(denials, general, {'more': MORE}),
+        'unc': _sentences(doubts, general, {'more': MORE}),
+    }
+
+
+def _no_finding_sentences():
+    "The three forms of No Finding, which has patterns of its own."
+    calm = {'more': MORE, 'calm': CALM}
+    ill = {'more': MORE, 'kind': ('abnormal', 'not normal')}
+    hardly = {'more': MORE, 'kind': ('possibly', 'perhaps', 'probably')}
+    return {
+        'pos': _sentences(HEALTHY, [''], calm),
+        'neg': _sentences(ILL, [''], ill),
+        'unc': _sentences(HARDLY, [''], hardly),
+    }
+
+# %% ../../nbs/1_pairs/12_prompts.ipynb #69089888
 def make_bank(
     # with places and degrees, which no label states; else without
     details: bool = True,
@@ -570,32 +604,8 @@ def make_bank(
 
     Returns: label -> {'pos': [...], 'neg': [...], 'unc': [...]}.
     """
-    bank, more = {}, dict(more=MORE)
-    for label, (names, patterns, words) in SOURCES.items():
-        shared = DENIALS.get(label, ABSENT), DOUBTS.get(label, UNSURE)
-        neg, unc = (
-            _sentences([f'{p} {{more}}' for p in said], GENERAL.get(label, names), more)
-            for said in shared
-        )
-        bank[label] = dict(
-            pos=_sentences(
-                patterns, names, words if details else dict.fromkeys(words, ('',))
-            ),
-            neg=neg,
-            unc=unc,
-        )
-    ill, hardly = (
-        dict(kind=k)
-        for k in (('abnormal', 'not normal'), ('possibly', 'perhaps', 'probably'))
-    )
-    bank['No Finding'] = {
-        f: _sentences(p, [''], more | w)
-        for f, p, w in (
-            ('pos', HEALTHY, dict(calm=CALM)),
-            ('neg', ILL, ill),
-            ('unc', HARDLY, hardly),
-        )
-    }
+    bank = {label: _label_sentences(label, details) for label in SOURCES}
+    bank['No Finding'] = _no_finding_sentences()
     return bank
 
 
@@ -613,6 +623,21 @@ WHOLE = {
 }
 
 
+def _contradictions(names):
+    "Faults of labels beside No Finding, and of parts whose whole is denied."
+    faults = []
+    if 'No Finding' in names['pos']:
+        for column in ('positive', 'uncertain'):
+            for name in names[FORMS[column]]:
+                if name not in ('No Finding', 'Support Devices'):
+                    faults.append((column, f"{name!r} contradicts 'No Finding'"))
+    for part in names['pos']:
+        whole = WHOLE.get(part)
+        if whole in names['neg']:
+            faults.append(('negative', f'{whole!r} contradicts the positive {part!r}'))
+    return faults
+
+
 def name_labels(
     # lists of labels by 'positive', 'negative', 'uncertain', e.g. a row of the study
     # table
@@ -620,13 +645,17 @@ def name_labels(
     # a bank of your own (see `load_bank`); none: the built-in one
     bank: Mapping | None = None,
 ) -> tuple[dict, list]:
-    """Labels by the bank's names, and all faults: unknown, without a sentence, in two
-    lists, beside No Finding, or a part without its whole.
+    """Labels by the bank's names, and all faults.
+
+    Faults are labels that are unknown, without a sentence, in two lists, beside No
+    Finding, or a part without its whole.
 
     Returns: {'pos': names, 'neg': names, 'unc': names}, each name once; [(list,
     reason)] of what cannot be said.
     """
-    names, faults, where = {f: [] for f in FORMS.values()}, [], {}
+    names = {form: [] for form in FORMS.values()}
+    faults = []
+    first_place = {}  # name -> (list, spelling) where it stands first
     for column, form in FORMS.items():
         for label in labels[column]:
             try:
@@ -634,30 +663,39 @@ def name_labels(
             except LabelError as e:
                 faults.append((column, str(e)))
                 continue
-            first, spelled = where.setdefault(name, (column, label))
+            first, spelling = first_place.setdefault(name, (column, label))
             if first != column:
-                faults.append((column, f'{label!r} is also {first}, as {spelled!r}'))
+                faults.append((column, f'{label!r} is also {first}, as {spelling!r}'))
             elif form not in (bank or BANK).get(name, ()):
-                faults.append(
-                    (column, f'the prompt bank has no {form!r} sentence for {name!r}')
-                )
+                reason = f'the prompt bank has no {form!r} sentence for {name!r}'
+                faults.append((column, reason))
             elif name not in names[form]:
                 names[form].append(name)
-    if 'No Finding' in names['pos']:
-        faults += [
-            (c, f"{n!r} contradicts 'No Finding'")
-            for c in ('positive', 'uncertain')
-            for n in names[FORMS[c]]
-            if n not in ('No Finding', 'Support Devices')
-        ]
-    faults += [
-        ('negative', f'{WHOLE[n]!r} contradicts the positive {n!r}')
-        for n in names['pos']
-        if WHOLE.get(n) in names['neg']
-    ]
-    return names, faults
+    return names, faults + _contradictions(names)
 
 # %% ../../nbs/1_pairs/12_prompts.ipynb #14-prompts-025
+def _check_row(labels, rng):
+    "Refuse a row without a generator, or with a text where a list must be."
+    if rng is None:
+        raise TypeError(
+            'expand needs rng=..., a NumPy generator, so that a text can be repeated'
+        )
+    for column, value in labels.items():
+        if isinstance(value, str):
+            raise TypeError(
+                f'{column} must be a list of labels, got the text {value!r}'
+            )
+
+
+def _letter_case(text, draw):
+    "A tenth of the texts all lower case, a twentieth all upper case; `draw` in [0, 1)."
+    if draw < 0.1:
+        return text.lower()
+    if draw < 0.15:
+        return text.upper()
+    return text
+
+
 def expand(
     positive: Sequence[str] = (),  # labels that are there
     negative: Sequence[str] = (),  # labels that are not
@@ -673,45 +711,52 @@ def expand(
     that says nothing.
     Source: paper, section 3.1.
     """
-    if rng is None:
-        raise TypeError(
-            'expand needs rng=..., a NumPy generator, so that a text can be repeated'
-        )
     labels = dict(positive=positive, negative=negative, uncertain=uncertain)
-    for column, value in labels.items():
-        if isinstance(value, str):
-            raise TypeError(
-                f'{column} must be a list of labels, got the text {value!r}'
-            )
+    _check_row(labels, rng)
     names, faults = name_labels(labels, bank)
     if faults:
         raise LabelError('; '.join(f'{column}: {reason}' for column, reason in faults))
     denied = names['neg']
     if len(denied) > max_negatives:
-        names['neg'] = [
-            denied[i] for i in rng.choice(len(denied), max_negatives, replace=False)
-        ]
-    sources = [(bank or BANK)[name][form] for form in names for name in names[form]]
-    told = [sentences[rng.integers(len(sentences))] for sentences in sources]
-    if not told:
+        drawn = rng.choice(len(denied), max_negatives, replace=False)
+        names['neg'] = [denied[i] for i in drawn]
+    sentences = []
+    for form, names_of_form in names.items():
+        for name in names_of_form:
+            choices = (bank or BANK)[name][form]
+            sentences.append(choices[rng.integers(len(choices))])
+    if not sentences:
         raise LabelError(
             'a row without positive, negative or uncertain labels says nothing'
         )
-    text, case = ' '.join(told[i] for i in rng.permutation(len(told))), rng.random()
-    return text.lower() if case < 0.1 else text.upper() if case < 0.15 else text
+    order = rng.permutation(len(sentences))
+    text = ' '.join(sentences[i] for i in order)
+    return _letter_case(text, rng.random())
 
 # %% ../../nbs/1_pairs/12_prompts.ipynb #6a1bbd29
 FIVE = ('Atelectasis', 'Cardiomegaly', 'Consolidation', 'Edema', 'Pleural Effusion')
 TASKS = ('no', 'evidence', 'ensemble', 'chexpert5x200')
+# labels within a sentence; others: lower case
 WRITTEN = {
     'Enlarged PA': 'enlarged pulmonary artery',
     'ILD': 'interstitial lung disease',
     'COPD': 'chronic obstructive pulmonary disease',
-    # within a sentence; others: lower case
     'Nodule/Mass': 'nodule or mass',
     'Pleural Other': 'other pleural disease',
     'COVID-19': 'COVID-19',
 }
+
+
+def _prompt_pair(task, label):
+    "(negative prompts, positive prompts) of one class."
+    if task == 'no':
+        return [f'No {label}'], [label]
+    if task == 'evidence':
+        written = WRITTEN.get(label, label.lower())
+        return [f'No evidence of {written}'], [f'Findings suggesting {written}.']
+    positive = list(BANK[label]['pos'])
+    negative = list(BANK[label]['neg'])
+    return ([] if task == 'chexpert5x200' else negative), positive
 
 
 def class_prompts(
@@ -726,29 +771,17 @@ def class_prompts(
     """
     if task not in TASKS:
         raise ValueError(f'unknown task {task!r}; known are {", ".join(TASKS)}')
-    if labels is None:
-        labels = (
-            FIVE
-            if task == 'chexpert5x200'
-            else [l for l in LABELS if l != 'No Finding']
-        )
-    names = {l: WRITTEN.get(l, l.lower()) for l in map(canonical, labels)}
-    if task == 'no':
-        return {l: ([f'No {l}'], [l]) for l in names}
-    if task == 'evidence':
-        return {
-            l: ([f'No evidence of {n}'], [f'Findings suggesting {n}.'])
-            for l, n in names.items()
-        }
-    return {
-        l: (
-            [] if task == 'chexpert5x200' else list(BANK[l]['neg']),
-            list(BANK[l]['pos']),
-        )
-        for l in names
-    }
+    if labels is None and task == 'chexpert5x200':
+        labels = FIVE
+    elif labels is None:
+        labels = [label for label in LABELS if label != 'No Finding']
+    return {label: _prompt_pair(task, label) for label in map(canonical, labels)}
 
 # %% ../../nbs/1_pairs/12_prompts.ipynb #10e9247c
+def _is_list_of_sentences(x):
+    return isinstance(x, list) and all(isinstance(s, str) and s.strip() for s in x)
+
+
 def _forms(path, label, forms):
     """(form, sentences) of one label of a bank file, empty forms left out.
 
@@ -759,9 +792,7 @@ def _forms(path, label, forms):
             f"{path}, {label!r}: must have 'pos', 'neg', 'unc', got {forms!r}"[:300]
         )
     for form, sentences in forms.items():
-        if not isinstance(sentences, list) or not all(
-            isinstance(s, str) and s.strip() for s in sentences
-        ):
+        if not _is_list_of_sentences(sentences):
             raise ValueError(
                 f'{path}, {label!r}, {form!r}: must be a list of sentences, '
                 f'got {sentences!r}'[:300]
@@ -771,6 +802,24 @@ def _forms(path, label, forms):
     return [(form, sentences) for form, sentences in forms.items() if sentences]
 
 
+def _without_duplicates(path, bank):
+    "The bank with each sentence once; warns with the count of those dropped."
+    unique = {}
+    total, kept = 0, 0
+    for label, forms in bank.items():
+        unique[label] = {}
+        for form, sentences in forms.items():
+            unique[label][form] = list(dict.fromkeys(sentences))
+            total += len(sentences)
+            kept += len(unique[label][form])
+    if kept < total:
+        warnings.warn(
+            f'{path}: {total - kept} of {total} sentences are duplicates '
+            'and are dropped'
+        )
+    return unique
+
+# %% ../../nbs/1_pairs/12_prompts.ipynb #91617858
 def load_bank(
     path: str | Path,  # JSON: {label: {"pos": [...], "neg": [...], "unc": [...]}}
 ) -> dict:  # the same, labels by their canonical names, each sentence once
@@ -786,24 +835,11 @@ def load_bank(
         raise ValueError(f'{path}: must map labels to their sentences')
     bank = {}
     for label, forms in raw.items():
-        for form, said in _forms(path, label, forms):
-            bank.setdefault(_KNOWN.get(_key(label), label), {}).setdefault(
-                form, []
-            ).extend(said)
-    once = {
-        label: {form: list(dict.fromkeys(said)) for form, said in forms.items()}
-        for label, forms in bank.items()
-    }
-    total, kept = (
-        sum(len(said) for forms in b.values() for said in forms.values())
-        for b in (bank, once)
-    )
-    if kept < total:
-        warnings.warn(
-            f'{path}: {total - kept} of {total} sentences are duplicates '
-            'and are dropped'
-        )
-    return once
+        name = _KNOWN.get(_key(label), label)
+        bank.setdefault(name, {})
+        for form, sentences in _forms(path, label, forms):
+            bank[name].setdefault(form, []).extend(sentences)
+    return _without_duplicates(path, bank)
 
 # %% ../../nbs/1_pairs/12_prompts.ipynb #4754b6e2
 def bank_version(
@@ -812,9 +848,6 @@ def bank_version(
     "Name of a prompt bank, the same for equal sentences in equal order."
     if bank is None or bank == BANK:
         return PROMPTS_VERSION
-    return (
-        'sha256:'
-        + hashlib.sha256(
-            json.dumps(bank, sort_keys=True, ensure_ascii=False).encode()
-        ).hexdigest()[:16]
-    )
+    content = json.dumps(bank, sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return 'sha256:' + digest[:16]

@@ -32,21 +32,23 @@ _ENTITY = re.compile(
     r'&(?:(?:amp|#38|#x26);)*(#x[\da-fA-F]{2,5}|#\d{2,6}|[a-zA-Z]{2,8});'
 )
 _ODD = re.compile(r'[^\n\t -~]')
-_SIGNS = {
-    ord(a): b
-    for a, b in zip(
-        '‘’“”‐‑‒–−：\xa0\x0b\x0c\x85\u2028\u2029', '\'\'""-----: \n\n\n\n\n'
-    )
-} | {ord('—'): ' - ', ord('…'): '...'}
+# quotes, hyphens, a colon, spaces, ends of lines
+_SIGNS = str.maketrans(
+    '‘’“”‐‑‒–−：\xa0\x0b\x0c\x85\u2028\u2029', '\'\'""-----: \n\n\n\n\n'
+)
+_SIGNS |= {ord('—'): ' - ', ord('…'): '...', 0x3000: ' '}
 # full-width letters
-_SIGNS |= {0xFF01 + i: chr(33 + i) for i in range(94)} | {0x3000: ' '}
-_SIGNS |= dict.fromkeys(
-    map(ord, '\u200b\u200c\u200d\u2060\ufeff\xad'), ''
-) | dict.fromkeys((*range(9), *range(14, 32), 127), ' ')
+_SIGNS |= {0xFF01 + i: chr(33 + i) for i in range(94)}
+# what cannot be seen
+_SIGNS |= dict.fromkeys(map(ord, '\u200b\u200c\u200d\u2060\ufeff\xad'), '')
+_SIGNS |= dict.fromkeys((*range(9), *range(14, 32), 127), ' ')
 
 
 def _plain(text):
-    "Text in plain signs: entities resolved, straight quotes, hyphens for dashes, '\\n' between lines, nothing invisible."
+    """Text in plain signs, nothing invisible, '\\n' between lines.
+
+    Entities are resolved, quotes straight, dashes hyphens.
+    """
     if '&' in text:
         text = _ENTITY.sub(lambda m: html.unescape(f'&{m[1]};'), text)
     text = text.replace('\r\n', '\n').replace('\r', '\n')
@@ -58,8 +60,9 @@ _MARK = r'(?:(?<!_)_{2,7}(?!_)|\bX{3,}\b|\[\*\*[^\[\]]{0,99}\*\*\])'
 _MARKS = re.compile(
     rf'{_MARK}(?:[ \t,/<>-]*(?:\n[ \t]*)?(?:and |[aA]-)?{_MARK}){{0,9}}'
     # an age, an hour, a length
-    r'(?:[- ]years?[- ]old\b|[ \t]*[ap]\.m(?:\.(?!\s*(?:$|[A-Z\n])))?|[ '
-    r'\t]+(?:hours|[mc]m)\b)?'
+    r'(?:[- ]years?[- ]old\b'
+    r'|[ \t]*[ap]\.m(?:\.(?!\s*(?:$|[A-Z\n])))?'
+    r'|[ \t]+(?:hours|[mc]m)\b)?'
 )
 # the mark ends its phrase
 _BEHIND = re.compile(
@@ -67,27 +70,30 @@ _BEHIND = re.compile(
 )
 _TITLE = re.compile(r'(?:\b(?:Drs?|Mrs?|Ms)\b\.?\s+)?(?:\bx-)?$')
 _LEAD = re.compile(
-    rf'(?:\b(?:a|an|the|of|on|at|by|in|for|from|since|with|to|dated)\s+){{0,'
-    rf'3}}{_TITLE.pattern}'
+    r'(?:\b(?:a|an|the|of|on|at|by|in|for|from|since|with|to|dated)\s+){0,3}'
+    + _TITLE.pattern
 )
+_EMPTY_BRACKETS = re.compile(r'\([\s,;/-]*\)|\[\s*\]')
 
 
 def _unmark(text):
-    """Text without de-identification marks; a title, and where the mark ends its phrase
-    a word that only led up to it, go with it.
+    """Text without de-identification marks.
+
+    A title, and where the mark ends its phrase a word that only led up to it, go too.
     """
     text = re.sub('_{8,}', ' ', text)
-    parts, at = [], 0
-    for m in _MARKS.finditer(text):
-        before = text[max(at, m.start() - 60) : m.start()]
-        lead = (_LEAD if _BEHIND.match(text, m.end()) else _TITLE).search(before)
-        parts.append(text[at : m.start() - len(lead[0])])
-        at = m.end()
-    return (
-        re.sub(r'\([\s,;/-]*\)|\[\s*\]', ' ', ' '.join([*parts, text[at:]]))
-        if parts
-        else text
-    )
+    parts = []
+    end = 0  # of the last mark
+    for mark in _MARKS.finditer(text):
+        before = text[max(end, mark.start() - 60) : mark.start()]
+        goes_too = _LEAD if _BEHIND.match(text, mark.end()) else _TITLE
+        length = len(goes_too.search(before)[0])
+        parts.append(text[end : mark.start() - length])
+        end = mark.end()
+    if not parts:
+        return text
+    parts.append(text[end:])
+    return _EMPTY_BRACKETS.sub(' ', ' '.join(parts))
 
 # %% ../../nbs/5_basics/53_reports.ipynb #6821affc
 _ITEM = re.compile(
@@ -95,48 +101,79 @@ _ITEM = re.compile(
 )
 
 
+def _item_number(item):
+    "The number of a list item; None for a bullet."
+    number = re.search(r'\d+', item)
+    return int(number[0]) if number else None
+
+
 def _unlist(text):
-    """Lines without numbers and bullets of a list; an item without an end mark gets a
-    full stop. Numbers that are no item's stay.
+    """Lines without numbers and bullets of a list; other numbers stay.
+
+    An item without an end mark gets a full stop.
     """
-    last, running = 0, False
-
-    def drop(m):
-        nonlocal last, running
-        n = int((re.search(r'\d+', m[2]) or ['-1'])[0])
+    parts = []
+    end = 0  # of the last item's number or bullet
+    last = 0  # number of the last item
+    running = False  # has a list begun?
+    for m in _ITEM.finditer(text):
+        number = _item_number(m[2])
+        starts_line = m[1] == '\n'
         above = text[m.start() - 1 : m.start()]
-        begins = m[1] == '\n' and above in ('', *'\n.:;!?') or not m.start()
-        if not (
-            begins or n == last + 1 or n == 1 and m[1] != '\n' or n < 0 and running
-        ):
-            return m[0]
-        last, running = n if n > 0 else last, True
-        return '.\n' if m[1] == '\n' and not begins else m[1]
-
-    return _ITEM.sub(drop, text)
+        begins = m.start() == 0 or starts_line and above in ('', *'\n.:;!?')
+        if number is None:
+            is_item = begins or running
+        else:
+            first_behind_stop = number == 1 and not starts_line
+            is_item = begins or number == last + 1 or first_behind_stop
+        if not is_item:
+            continue
+        parts.append(text[end : m.start()])
+        parts.append('.\n' if starts_line and not begins else m[1])
+        end = m.end()
+        running = True
+        last = number or last
+    return ''.join(parts) + text[end:]
 
 # %% ../../nbs/5_basics/53_reports.ipynb #89f79be4
+# "clear.Heart"
+_NO_SPACE = re.compile(
+    r'(?:(?<=[a-z]{2})|(?<=[\d)]))\.(?=[A-Z][a-z])|(?<=[A-Z]{3})\.(?=[A-Z]{3})'
+)
+_AT_THE_ENDS = re.compile(
+    r'^[.,;:\s]+(?![.\d])|(?i:\s*\bend of (?:report|impression)\b[.:]?$)'
+)
+# "mild-\nto moderate" is no word that was cut
+_CUT_WORD = re.compile(r'(?<=\w)-\n(?!(?:and|or|to)\b)(?=\w)')
+
+
 def _one_mark(m):
-    s = m[0].replace(' ', '')
-    return '...' if len(s) > 2 and not s.strip('.') else '.' if '.' in s else s[0]
+    "One mark in place of several; dots stay dots."
+    marks = m[0].replace(' ', '')
+    if len(marks) > 2 and not marks.strip('.'):
+        return '...'
+    return '.' if '.' in marks else marks[0]
 
 
 def _tidy(text):
-    """Punctuation that lost its word in order, a space behind a full stop that has
-    none; decimals such as ' .5' stay. '' for a text without a letter.
+    """Punctuation that lost its word in order; '' for a text without a letter.
+
+    A full stop without a space behind it gets one; decimals such as ' .5' stay.
     """
     text = re.sub(r' ([.,;:)])(?!\d|\.\.)', r'\1', text)
     text = re.sub(r'(?<!\.)[.,;:](?: ?[.,;:](?!\d))+', _one_mark, text)
-    # "clear.Heart"
-    text = re.sub(
-        r'(?:(?<=[a-z]{2})|(?<=[\d)]))\.(?=[A-Z][a-z])|(?<=[A-Z]{3})\.(?=[A-Z]{3})',
-        '. ',
-        text,
-    )
-    text = re.sub(
-        r'^[.,;:\s]+(?![.\d])|(?i:\s*\bend of (?:report|impression)\b[.:]?$)', '', text
-    ).strip(' ,;:')
+    text = _NO_SPACE.sub('. ', text)
+    text = _AT_THE_ENDS.sub('', text).strip(' ,;:')
     return text if any(map(str.isalpha, text)) else ''
+
+
+def _clean_once(text):
+    "The four steps, once."
+    lines = _unmark(_plain(text)).split('\n')
+    text = '\n'.join(' '.join(line.split()) for line in lines).strip()
+    text = _unlist(re.sub('\n{3,}', '\n\n', text))
+    text = _CUT_WORD.sub('-', text)
+    return _tidy(' '.join(text.split()))
 
 
 def clean_text(
@@ -148,19 +185,11 @@ def clean_text(
     """
     _must_be_text(text)
     for _ in range(4):  # nearly always one round
-        lines = '\n'.join(
-            ' '.join(l.split()) for l in _unmark(_plain(text)).split('\n')
-        ).strip()
-        # cut behind a hyphen
-        whole = re.sub(
-            r'(?<=\w)-\n(?!(?:and|or|to)\b)(?=\w)',
-            '-',
-            _unlist(re.sub('\n{3,}', '\n\n', lines)),
-        )
-        if (new := _tidy(' '.join(whole.split()))) in (text, ' '.join(text.split())):
+        cleaned = _clean_once(text)
+        if cleaned in (text, ' '.join(text.split())):
             break
-        text = new
-    return new
+        text = cleaned
+    return cleaned
 
 # %% ../../nbs/5_basics/53_reports.ipynb #1ae8574a
 HEADS = {
@@ -216,32 +245,28 @@ ABOUT_HEADS = (
     'comparisons?(?: (?:study|studies|exams?|films?|examinations?))?',
     '(?:prior|previous) (?:study|studies|exams?|films?)',
 )
-_names = '|'.join(h.replace(' ', r'\s+') for h in (*HEADS, *OTHER_HEADS, *ABOUT_HEADS))
-_and = r'\s*(?:/|&|,|\band\b|\bor\b)\s*'
+
+# %% ../../nbs/5_basics/53_reports.ipynb #98f584ef
+_NAMES = '|'.join(h.replace(' ', r'\s+') for h in (*HEADS, *OTHER_HEADS, *ABOUT_HEADS))
+_AND = r'\s*(?:/|&|,|\band\b|\bor\b)\s*'
+_ABOUT = re.compile('|'.join(ABOUT_HEADS))
 
 
 @lru_cache(None)
 def _kind(name):
     "What a head opens; of several names the one that stands first in `HEADS` decides."
-    kinds = [
-        k
-        for part in (name, *re.split(_and, name.lower()))
-        for h, k in HEADS.items()
-        if re.fullmatch(h, part, re.I)
-    ]
-    about = all(
-        re.fullmatch('|'.join(ABOUT_HEADS), part)
-        for part in re.split(_and, name.lower())
-    )
-    return next(
-        (k for k in HEADS.values() if k in kinds), 'about' if about else 'other'
-    )
+    names = re.split(_AND, name.lower())
+    for head, kind in HEADS.items():
+        if any(re.fullmatch(head, n, re.I) for n in (name, *names)):
+            return kind
+    return 'about' if all(_ABOUT.fullmatch(n) for n in names) else 'other'
 
 # %% ../../nbs/5_basics/53_reports.ipynb #684ce723
 _HEAD = re.compile(
-    rf'[*#>=\[\s]{{0,'
-    rf'9}}((?:{_names})(?:{_and}(?:{_names}))*)\s*(?:\([^()]{{0,'
-    rf'40}}\)\s*)?[*\]]*(:[*\]]*|-\s|[.=-]*$)',
+    r'[*#>=\[\s]{0,9}'
+    rf'((?:{_NAMES})(?:{_AND}(?:{_NAMES}))*)'
+    r'\s*(?:\([^()]{0,40}\)\s*)?[*\]]*'
+    r'(:[*\]]*|-\s|[.=-]*$)',
     re.I,
 )
 _VIEW = (
@@ -250,12 +275,13 @@ _VIEW = (
     r'|radiographs?|radiographic|x-?rays?|of|the|and|chest|thorax|cxr|'
     r'exam(?:ination)?|evaluation|on|at|dated|performed|obtained'
     # a time, a date, a mark
-    rf'|\d\d?:\d\d(?::\d\d)?|[ap]\.?m\.?|\d{{1,4}}[/-]\d\d?(?:[/-]\d{{1,'
-    rf'4}})?|\d{{4}}|{_MARK})'
+    r'|\d\d?:\d\d(?::\d\d)?|[ap]\.?m\.?'
+    r'|\d{1,4}[/-]\d\d?(?:[/-]\d{1,4})?|\d{4}'
+    rf'|{_MARK})'
 )
 _VIEWS = re.compile(
-    rf'(?=[^:]{{0,79}}\b(?:chest|thorax|cxr)\b)(?:{_VIEW}(?!\w)[\s,'
-    rf'()/&-]*){{1,16}}(:(?!\d)|$)',
+    r'(?=[^:]{0,79}\b(?:chest|thorax|cxr)\b)'
+    rf'(?:{_VIEW}(?!\w)[\s,()/&-]*){{1,16}}(:(?!\d)|$)',
     re.I,
 )
 _SURE = re.compile('(?:findings?|impressions?|imp|conclusions?)', re.I)
@@ -266,50 +292,54 @@ _MUST_GO_ON = re.compile(
     re.I,
 )
 
+# %% ../../nbs/5_basics/53_reports.ipynb #a7bff25a
+def _views_head(line, ended, where):
+    "(what a head of views opens, rest of the line), else (None, line)."
+    if ended and ':' in line and where in ('start', 'other', 'about'):
+        views = _VIEWS.match(line)
+        if views and views[1]:
+            return 'findings', line[views.end() :]
+    return None, line
+
+
+def _is_sure(name, colon, above, where):
+    "Is a name a head although the line above has not ended?"
+    if colon and _SURE.fullmatch(name):
+        return True
+    if name.isupper() and not above.isupper():
+        return True
+    if not name[0].isupper() or _MUST_GO_ON.search(above):
+        return False
+    return where in ('other', 'about') or not above.isupper()
+
 
 def _head(line, above, where):
-    """(what the head at the start of the line opens, rest of the line), else (None,
-    line); `above`: the line above, '' behind an empty line or a head.
+    """(what the head at the start of the line opens, rest of the line).
+
+    (None, line) without a head. `above`: the line above, '' behind an empty line or a
+    head.
     """
     if not line or len(line) > 60 and ':' not in line and ' - ' not in line:
         return None, line
-    m, ended = (
-        _HEAD.match(line),
-        not above or above.rstrip('")\'')[-1:] in ('.', '!', '?'),
-    )
+    ended = not above or above.rstrip('")\'').endswith(('.', '!', '?'))
+    m = _HEAD.match(line)
     if m is None:
-        views = (
-            ended
-            and ':' in line
-            and where in ('start', 'other', 'about')
-            and _VIEWS.match(line)
-        )
-        return ('findings', line[views.end() :]) if views and views[1] else (None, line)
-    name, colon, capital = ' '.join(m[1].split()), ':' in m[2], m[1][0].isupper()
-    if m[2].strip() == '-' and line[m.end() :] and not capital:
+        return _views_head(line, ended, where)
+    name = ' '.join(m[1].split())
+    rest = line[m.end() :]
+    if m[2].strip() == '-' and rest and not name[0].isupper():
         return None, line
-    sure = (
-        ended
-        or colon
-        and _SURE.fullmatch(name)
-        or name.isupper()
-        and not above.isupper()
-        or (
-            capital
-            and not _MUST_GO_ON.search(above)
-            and (where in ('other', 'about') or not above.isupper())
-        )
-    )
-    return (_kind(name), line[m.end() :]) if sure else (None, line)
+    if ended or _is_sure(name, ':' in m[2], above, where):
+        return _kind(name), rest
+    return None, line
 
 # %% ../../nbs/5_basics/53_reports.ipynb #26797265
 _LOUD = 'FINDINGS?|IMPRESSIONS?|CONCLUSIONS?'
 # behind a full stop, or loud
 _CUT = re.compile(
-    rf'(?<=[.!?])[ \t]*(?=(?:{_names})\s*:|end of (?:report|impression)\b)'
-    r'|'
-    r'(?<=\S)(?<!AND)(?<!and)(?<!OR)(?<!OF)(?<!FOR)(?<!CLINICAL)(?<![/&-])[ '
-    rf'\t]+(?=(?-i:{_LOUD}|Findings?|Impressions?|Conclusions?'
+    rf'(?<=[.!?])[ \t]*(?=(?:{_NAMES})\s*:|end of (?:report|impression)\b)'
+    r'|(?<=\S)(?<!AND)(?<!and)(?<!OR)(?<!OF)(?<!FOR)(?<!CLINICAL)(?<![/&-])[ \t]+'
+    rf'(?=(?-i:{_LOUD}|Findings?|Impressions?|Conclusions?'
     r'|INDICATION|TECHNIQUE|COMPARISON|RECOMMENDATIONS?|FINDINGS AND IMPRESSION)\s*:)',
     re.I,
 )
@@ -323,24 +353,27 @@ _RULE = re.compile(r'[_=*-]{8,}')
 def _lines(report):
     "The lines of a report, a new one in front of each head."
     text = _NO_COLON.sub(r'\n\1: ', _plain(report))
-    pieces = (
-        p
-        for l in text.split('\n')
-        for p in (_CUT.sub('\n', l).split('\n') if ':' in l or 'END OF' in l else [l])
-    )
-    return [' '.join(p.split()) for p in pieces]
+    lines = []
+    for line in text.split('\n'):
+        if ':' in line or 'END OF' in line:
+            line = _CUT.sub('\n', line)
+        lines += [' '.join(piece.split()) for piece in line.split('\n')]
+    return lines
 
 
 def _boundaries(lines):
-    """Numbers of the lines that part a draft from the report: a rule or 'FINAL REPORT',
-    with a head there or behind.
+    """Numbers of the lines that part a draft from the report.
+
+    A rule or 'FINAL REPORT', with a head there or behind.
     """
-    last = next((i for i in reversed(range(len(lines))) if _HEAD.match(lines[i])), -1)
-    return [
-        i
-        for i, l in enumerate(lines[: last + 1])
-        if _RULE.fullmatch(l) or l.lower() == 'final report'
-    ]
+    last = len(lines) - 1  # line with a head
+    while last >= 0 and not _HEAD.match(lines[last]):
+        last -= 1
+    boundaries = []
+    for i, line in enumerate(lines[: last + 1]):
+        if _RULE.fullmatch(line) or line.lower() == 'final report':
+            boundaries.append(i)
+    return boundaries
 
 # %% ../../nbs/5_basics/53_reports.ipynb #8b4d986e
 _NOUN = (
@@ -355,31 +388,32 @@ _ASKS = (
     r'history|patient|scans?|CT|MRI?|ultrasound)'
 )
 _FILM = re.compile(
-    rf'(?:^|(?<=[.!?]))\s*(?=[A-Z])(?![^.!?]{{0,200}}(?:\?|'
-    rf'\b(?i:{_ASKS})\b))(?=[^.!?]{{0,200}}\b(?i:{_NOUN})\b)'
+    r'(?:^|(?<=[.!?]))\s*(?=[A-Z])'
+    rf'(?![^.!?]{{0,200}}(?:\?|\b(?i:{_ASKS})\b))'
+    rf'(?=[^.!?]{{0,200}}\b(?i:{_NOUN})\b)'
     r'(?=[^.!?]{0,200}\b(?i:(is|are|has|have|remains?|appears?))\b)?'
 )
 
 
 def _film_at(rest, ahead, where, above):
-    """Where in the text of a foreign section a sentence about the film begins, or None;
+    """Where in the text of a foreign section a sentence about the film begins, or None.
+
     `ahead`: the next line.
     """
-    for m in _FILM.finditer(
-        f'{rest} {ahead}' if ahead and not _HEAD.match(ahead) else rest
-    ):
-        first, verb = not m.start(), m[1]
+    goes_on = ahead and not _HEAD.match(ahead)
+    for m in _FILM.finditer(f'{rest} {ahead}' if goes_on else rest):
         if m.start() >= len(rest):
             return None
-        if (
-            (verb or not first)
-            if where == 'about'
-            else verb and (not first or above[-1:] == '.')
-        ):
+        first = m.start() == 0
+        verb = m[1]
+        if where == 'about' and (verb or not first):
             return m.start()
+        if where != 'about' and verb and (not first or above.endswith('.')):
+            return m.start()
+    return None
 
 # %% ../../nbs/5_basics/53_reports.ipynb #38668430
-_TOLD = re.compile(
+_NOTIFIES = re.compile(
     r'\b(?:told|notif\w+|discuss\w+|communicat\w+|paged?|(?:tele)?phoned?|'
     r'called|informed|conveyed|relayed)\b',
     re.I,
@@ -388,183 +422,211 @@ _SIGNED = re.compile(
     r"(?:(?:Dr\.?|[A-Z][\w'.-]*|_{2,7}),? ){1,5}(?:M\.?D|D\.?O|Ph\.?D)\.?|"
     r'(?i:(?:electronically )?signed|dictated|transcribed) by\b.*'
 )
+_OF_FILM = re.compile(rf'\b(?:{_NOUN}|chest|normal)\b', re.I)
 
 
 def _tells(text):
     "Does an addendum say something about the film, and not only whom it was told?"
-    return any(
-        re.search(rf'\b(?:{_NOUN}|chest|normal)\b', s, re.I) and not _TOLD.search(s)
-        for s in re.split(r'(?<=[.!?])\s+', text)
-    )
+    for sentence in re.split(r'(?<=[.!?])\s+', text):
+        if _OF_FILM.search(sentence) and not _NOTIFIES.search(sentence):
+            return True
+    return False
 
 
-def _title(line, below, shouts):
-    """'views' for words that name a view, 'title' for a line with capitals and no
-    sentence, else None; `shouts`: the report is all in capitals.
+def _title(line, below, all_capitals):
+    """'views' for words that name a view, 'title' for capitals and no sentence.
+
+    Else None. `all_capitals`: so is the whole report, and capitals say nothing.
     """
     views = _VIEWS.match(line)
-    if (
-        views
-        and views.end() == len(line)
-        and line[-1] not in ':,'
-        and (not below or _HEAD.match(below))
-    ):
+    only_views = views and views.end() == len(line) and line[-1] not in ':,'
+    if only_views and (not below or _HEAD.match(below)):
         return 'views'
-    loud = not shouts and all(
-        w[0].isupper() or not w[0].isalpha() or len(w) < 4 for w in line.split()
-    )
-    return 'title' if loud and not below and line[-1] not in '.!?:;,' else None
+    if all_capitals or below or line[-1] in '.!?:;,':
+        return None
+    words = [w for w in line.split() if len(w) > 3 and w[0].isalpha()]
+    return 'title' if all(w[0].isupper() for w in words) else None
 
 # %% ../../nbs/5_basics/53_reports.ipynb #b370f1ef
-def _walk(report):
-    """(section, text) of each line or piece of one; section: head, views, title, or
-    what `HEADS` says, or about, or other.
-    """
-    # head without text, impression begun, head in capitals
-    lines = _lines(report)
-    bounds, shouts, fresh, begun, loud = (
-        _boundaries(lines),
-        report.isupper(),
-        False,
-        False,
-        False,
-    )
-    # section of the line, line above, where a draft ends, what follows a foreign
-    # section
-    where, above, draft, home = 'start', '', -1, 'start'
-    for i, line in enumerate(lines):
-        rule, below = bool(_RULE.fullmatch(line)), ''.join(lines[i + 1 : i + 2])
-        kind, rest = (
-            (None, '')
-            if rule
-            else (None, line)
-            if i < draft
-            else _head(line, above, where)
-        )
+class _Walk:
+    "Reads a report line by line; `pieces` grow as (section, text)."
+
+    def __init__(self, report):
+        self.lines = _lines(report)
+        self.boundaries = _boundaries(self.lines)
+        self.all_capitals = report.isupper()
+        self.pieces = []
+        self.where = 'start'  # section of the line
+        self.home = 'start'  # section that follows a foreign one
+        self.above = ''  # text of the line above
+        self.draft_end = -1  # line at which a draft ends
+        self.no_text_yet = False  # behind the last head
+        self.loud = False  # the last head is in capitals
+        self.begun = False  # the impression
+
+    def read_line(self, i):
+        "Add the pieces of line `i`."
+        line = self.lines[i]
+        if _RULE.fullmatch(line):
+            self.pieces.append(('head', line))
+            self.above = ''
+            if not self.no_text_yet and self.where != 'findings':
+                self.where = 'other' if self.begun else 'start'
+            return
+        kind, rest = self.find_head(i)
+        if kind:
+            self.open_section(i, kind, rest)
+        elif line:
+            self.no_text_yet = False
+        elif self.in_foreign_section() and not self.no_text_yet:
+            self.where = self.home  # its paragraph is over
+        self.add_text(i, kind, rest)
+
+    def in_foreign_section(self):
+        "Before the impression; behind it a foreign section goes on to the end."
+        return self.where in ('other', 'about') and not self.begun
+
+    def find_head(self, i):
+        "(what the head of line `i` opens, rest of the line); (None, line) without one."
+        line = self.lines[i]
+        if i < self.draft_end:
+            return None, line
+        kind, rest = _head(line, self.above, self.where)
         head = line[: len(line) - len(rest)]
-        if (
-            kind == 'about'
-            and where == 'findings'
-            and loud
-            and (above or fresh)
-            and not head.isupper()
-            and head[:4] != 'Comp'
-        ):
-            kind, rest = None, line
-        if rule and not fresh and where != 'findings':
-            where = 'other' if begun else 'start'
-        elif kind:
-            k = bisect(bounds, i)
-            draft = bounds[k] if kind == 'draft' and k < len(bounds) else -1
-            home = (
-                'findings'
-                if kind == 'about' and 'findings' in (where, home)
-                else 'start'
-            )
-            loud = head.isupper()
-            where, fresh, begun = (
-                kind,
-                not rest.strip(),
-                kind in ('impression', 'spare')
-                or begun
-                and line.lower() != 'final report',
-            )
-        # its paragraph is over
-        elif not line and where in ('other', 'about') and not fresh and not begun:
-            where = home
-        elif rest:
-            fresh = False
-        if kind or rule:
-            yield 'head', head
-        at = (
-            _film_at(rest, below, where, above)
-            if where == 'about' or where == 'other' and not begun
-            else None
-        )
-        if at is not None:
-            yield where, rest[:at]
-            where, rest = home, rest[at:]
+        if kind == 'about' and self.belongs_to_findings(head):
+            return None, line
+        return kind, rest
+
+    def belongs_to_findings(self, head):
+        "Is a head such as 'Technique:' text, because FINDINGS was in capitals?"
+        if self.where != 'findings' or not self.loud:
+            return False
+        follows = self.above or self.no_text_yet
+        return follows and not head.isupper() and not head.startswith('Comp')
+
+    def open_section(self, i, kind, rest):
+        "The head of line `i` opens a section."
+        line = self.lines[i]
+        head = line[: len(line) - len(rest)]
+        self.pieces.append(('head', head))
+        self.draft_end = -1
+        k = bisect(self.boundaries, i)
+        if kind == 'draft' and k < len(self.boundaries):
+            self.draft_end = self.boundaries[k]
+        in_findings = 'findings' in (self.where, self.home)
+        self.home = 'findings' if kind == 'about' and in_findings else 'start'
+        self.where = kind
+        self.loud = head.isupper()
+        self.no_text_yet = not rest.strip()
+        if kind in ('impression', 'spare'):
+            self.begun = True
+        elif line.lower() == 'final report':
+            self.begun = False
+
+    def add_text(self, i, kind, rest):
+        "What stands behind the head of line `i`, or the line if it has none."
+        line = self.lines[i]
+        below = self.lines[i + 1] if i + 1 < len(self.lines) else ''
+        film_at = None
+        if self.where == 'about' or self.in_foreign_section():
+            film_at = _film_at(rest, below, self.where, self.above)
+        if film_at is not None:
+            self.pieces.append((self.where, rest[:film_at]))
+            self.where = self.home
+            rest = rest[film_at:]
         if rest.strip() or not line:
-            title = (
-                where in ('start', 'loose')
-                and line
-                and not kind
-                and not above
-                and _title(line, below, shouts)
-            )
-            if where == 'start' and line and not title:
-                where = 'loose'
-            yield (
-                title
-                or (
-                    'other'
-                    if _SIGNED.fullmatch(rest.strip())
-                    else 'loose'
-                    if where == 'start'
-                    else where
-                ),
-                rest,
-            )
-        above = (
-            _MARKS.sub('x', rest).strip()
-            if '_' in rest or 'XXX' in rest
-            else rest.strip()
-        )
+            self.pieces.append((self.section_of(line, kind, rest, below), rest))
+        has_mark = '_' in rest or 'XXX' in rest
+        self.above = (_MARKS.sub('x', rest) if has_mark else rest).strip()
+
+    def section_of(self, line, kind, rest, below):
+        "Where the text of a line belongs."
+        if line and not kind and not self.above and self.where in ('start', 'loose'):
+            title = _title(line, below, self.all_capitals)
+            if title:
+                return title
+        if line and self.where == 'start':
+            self.where = 'loose'
+        if _SIGNED.fullmatch(rest.strip()):
+            return 'other'
+        return 'loose' if self.where == 'start' else self.where
+
+
+def _walk(report):
+    """(section, text) of each line or piece of one.
+
+    Section: head, views, title, or what `HEADS` says, or about, or other.
+    """
+    walk = _Walk(report)
+    for i in range(len(walk.lines)):
+        walk.read_line(i)
+    return walk.pieces
 
 # %% ../../nbs/5_basics/53_reports.ipynb #6e613d63
+def _settle_asides(pieces):
+    "Addenda and comments that say something about the film are findings."
+    settled = []
+    for section, group in groupby(pieces, itemgetter(0)):
+        texts = [text for _, text in group]
+        if section == 'aside' and _tells(' '.join(texts)):
+            section = 'findings'
+        settled += [(section, text) for text in texts]
+    return settled
+
+
+def _sections_with_words(pieces):
+    "Which of the two sections hold words, marks aside."
+    found = set()
+    for section, text in pieces:
+        if section in ('findings', 'impression') and section not in found:
+            if any(map(str.isalpha, _unmark(text))):
+                found.add(section)
+    return found
+
+
 def tag_report(
     report: str,  # free text, lines as they are
 ) -> list[tuple[str, str]]:
-    """Which piece of a report belongs to which section: each line, or part of a line,
-    exactly once.
+    """Which piece of a report belongs to which section.
+
+    Each line, or part of a line, stands there exactly once.
 
     Returns: (section, text) in the report's order; section: 'head', 'findings',
     'impression' or 'other'.
     Raises: `TypeError` for anything but text.
     """
     _must_be_text(report)
-    spans, said = [], set()
-    for t, group in groupby(_walk(report), itemgetter(0)):
-        group = list(group)
-        spans += (
-            [('findings', s) for _, s in group]
-            if t == 'aside' and _tells(' '.join(s for _, s in group))
-            else group
-        )
-    for t, s in spans:
-        if (
-            t in ('findings', 'impression')
-            and t not in said
-            and any(map(str.isalpha, _unmark(s)))
-        ):
-            said.add(t)
-    becomes = dict(
-        head='head',
-        findings='findings',
-        impression='impression',
-        loose='other' if 'findings' in said else 'findings',
-        spare='other' if 'impression' in said else 'impression',
-        title='other' if any(t == 'head' for t, _ in spans) else 'findings',
-        views='other' if any(t != 'views' and s for t, s in spans) else 'findings',
-    )
-    return [(becomes.get(t, 'other'), s) for t, s in spans]
+    pieces = _settle_asides(_walk(report))
+    found = _sections_with_words(pieces)
+    becomes = {s: s for s in ('head', 'findings', 'impression')}
+    if 'findings' not in found:
+        becomes['loose'] = 'findings'
+    if 'impression' not in found:
+        becomes['spare'] = 'impression'
+    if all(section != 'head' for section, _ in pieces):
+        becomes['title'] = 'findings'
+    if all(section == 'views' or not text for section, text in pieces):
+        becomes['views'] = 'findings'
+    return [(becomes.get(section, 'other'), text) for section, text in pieces]
 
 
 def split_sections(
     report: str,  # free text, lines as they are
 ) -> dict[str, str]:
-    """The two sections of a report, one that comes twice joined in order; findings may
-    lack a head.
+    """The two sections of a report; one that comes twice is joined in order.
+
+    Findings may lack a head.
 
     Returns: {'findings': ..., 'impression': ...}, cleaned; '' for a section that is not
     there.
     Raises: `TypeError` for anything but text.
     """
-    spans = tag_report(report)
-    return {
-        k: clean_text('\n'.join(s for t, s in spans if t == k))
-        for k in ('findings', 'impression')
-    }
+    pieces = tag_report(report)
+    sections = {}
+    for name in ('findings', 'impression'):
+        texts = [text for section, text in pieces if section == name]
+        sections[name] = clean_text('\n'.join(texts))
+    return sections
 
 # %% ../../nbs/5_basics/53_reports.ipynb #15-reports-015
 def report_sections(
@@ -575,12 +637,14 @@ def report_sections(
     Returns: findings, impression, as far as there are any; [] only for a text without
     words.
     """
-    return [s for s in split_sections(report).values() if s] or [
-        s for s in [clean_text(report)] if s
-    ]
+    sections = list(split_sections(report).values())
+    if not any(sections):
+        sections = [clean_text(report)]
+    return [text for text in sections if text]
 
 # %% ../../nbs/5_basics/53_reports.ipynb #a442f29b
 def _text_of(path):
+    "The text of a file, UTF-8 or Windows-1252."
     data = path.read_bytes()
     try:
         return data.decode('utf-8-sig')
@@ -590,10 +654,10 @@ def _text_of(path):
 
 def _unread(report):
     "Share of a report's words, heads aside, that belong to neither section."
-    n = Counter()
-    for t, s in tag_report(report):
-        n[t] += len(s.split())
-    return n['other'] / max(n.total() - n['head'], 1)
+    words = Counter()
+    for section, text in tag_report(report):
+        words[section] += len(text.split())
+    return words['other'] / max(words.total() - words['head'], 1)
 
 
 def _fault(report):
@@ -602,20 +666,21 @@ def _fault(report):
         return f'no text but {report!r}'
     if not clean_text(report):
         return 'nothing but marks of removed words' if report.strip() else 'empty'
-    heads = ', '.join(
-        s.strip(' :').lower()
-        for t, s in tag_report(report)
-        if t == 'head' and s[:1].isalpha()
-    )
-    return f'neither findings nor impression; its heads: {heads}'
+    heads = []
+    for section, text in tag_report(report):
+        if section == 'head' and text[:1].isalpha():
+            heads.append(text.strip(' :').lower())
+    return f'neither findings nor impression; its heads: {", ".join(heads)}'
 
 # %% ../../nbs/5_basics/53_reports.ipynb #255e9fab
 def read_reports(
     # name -> text, or the file that holds it (UTF-8 or Windows-1252)
     reports: Mapping[str, str | Path],
 ) -> tuple[pd.DataFrame, list]:
-    """The sections of many reports; a report that gives none, or a file that cannot be
-    read, is listed with the reason, never dropped silently.
+    """The sections of many reports.
+
+    A report that gives none, or a file that cannot be read, is listed with the reason,
+    never dropped silently.
 
     Returns: table of id, findings, impression, unread (share of its words in neither);
     (id, reason) of each that gave no section.
@@ -627,14 +692,13 @@ def read_reports(
         except OSError as e:
             faults.append((name, f'cannot be read: {e.strerror}'))
             continue
-        said = split_sections(report) if isinstance(report, str) else {}
-        if any(said.values()):
-            rows.append(dict(id=name, **said, unread=_unread(report)))
+        sections = split_sections(report) if isinstance(report, str) else {}
+        if any(sections.values()):
+            rows.append(dict(id=name, **sections, unread=_unread(report)))
         else:
             faults.append((name, _fault(report)))
-    return pd.DataFrame(
-        rows, columns=['id', 'findings', 'impression', 'unread']
-    ), faults
+    columns = ['id', 'findings', 'impression', 'unread']
+    return pd.DataFrame(rows, columns=columns), faults
 
 # %% ../../nbs/5_basics/53_reports.ipynb #f069d355
 ABBREVIATIONS = (
@@ -654,75 +718,90 @@ ABBREVIATIONS = (
     'resp',
     'incl',
 )
+_MONTHS = tuple('jan feb mar apr jun jul aug sep sept oct nov dec'.split())
 # abbreviations in front of a number only
-_COUNTED = (
-    'no',
-    'nos',
-    'fig',
-    'figs',
-    *'jan feb mar apr jun jul aug sep sept oct nov dec'.split(),
-)
+_COUNTED = ('no', 'nos', 'fig', 'figs', *_MONTHS)
 # abbreviations unless a capital follows
 _SOFT = ('etc', 'lat', 'min', 'est', 'pt', 'pts', 'diff', 'mm', 'cm')
 _STOP = re.compile(r'(?<![.!?])[.!?]+["\')\]>]*\s+')
 _NAME = re.compile(r'(?:with|by|to|and|from|drs?\.|mrs?\.|ms\.|prof\.|[A-Z]\.)', re.I)
+_LIST_NUMBER = re.compile(r'\(?\d{1,2}')
+# "a.m", "i.v"
+_DOTTED = re.compile(r'\w(?:\.\w)+')
 
 
-def _goes_on(text, start, m):
-    "Does the sentence that began at `start` go on behind the stop `m`?"
-    before = text[max(start, m.start() - 60) : m.start()]
+def _is_soft(word):
+    "Is the word in front of a full stop an abbreviation that may end a sentence?"
+    dotted = _DOTTED.fullmatch(word) and not word[-1].isdigit()
+    return word.lower() in _SOFT or bool(dotted)
+
+
+def _is_initial(words):
+    "Is the last of at most two words, a capital, a name's initial?"
+    return words[0] == words[-1] or bool(_NAME.fullmatch(words[0]))
+
+
+def _bracket_is_open(before, text, stop):
+    "Does a bracket open before the stop and close soon behind it?"
+    opened = before.rfind('(') > before.rfind(')') and ')' not in stop[0]
+    behind = text[stop.end() : stop.end() + 60]
+    return opened and ')' in behind.split('(')[0]
+
+
+def _goes_on(text, start, stop):
+    "Does the sentence that began at `start` go on behind the match `stop`?"
+    before = text[max(start, stop.start() - 60) : stop.start()]
+    after = text[stop.end() : stop.end() + 1]
     words = before.split()[-2:]
-    word, after = words[-1].lstrip('("[') if words else '', text[m.end() : m.end() + 1]
-    if word.lower() in ABBREVIATIONS or re.fullmatch(r'\(?\d{1,2}', before.strip()):
+    word = words[-1].lstrip('("[') if words else ''
+    if word.lower() in ABBREVIATIONS or _LIST_NUMBER.fullmatch(before.strip()):
         return True
     if word.lower() in _COUNTED:
         return after.isdigit()
-    if (
-        word.lower() in _SOFT
-        or re.fullmatch(r'\w(?:\.\w)+', word)
-        and not word[-1].isdigit()
-        or m[0].startswith('...')
-    ):
+    if _is_soft(word) or stop[0].startswith('...'):
         return not after.isupper()
     if len(word) == 1 and word.isupper():
-        return (
-            after.islower() or words[0] == words[-1] or bool(_NAME.fullmatch(words[0]))
-        )
-    return (
-        before.rfind('(') > before.rfind(')')
-        and ')' not in m[0]
-        and ')' in text[m.end() : m.end() + 60].split('(')[0]
-    )
+        return after.islower() or _is_initial(words)
+    return _bracket_is_open(before, text, stop)
 
-
+# %% ../../nbs/5_basics/53_reports.ipynb #f3e75900
 def split_sentences(
     text: str,  # cleaned text
 ) -> list[str]:  # sentences, end marks kept; joined by spaces they are the text again
-    """Sentences of a text; abbreviations, initials, decimals and list numbers do not
-    end one.
+    """Sentences of a text.
+
+    Abbreviations, initials, decimals and list numbers do not end one.
     """
     _must_be_text(text)
-    sentences, start = [], 0
-    for m in _STOP.finditer(text):
-        if not _goes_on(text, start, m):
-            sentences.append(text[start : m.end()].strip())
-            start = m.end()
-    return sentences + ([text[start:].strip()] if text[start:].strip() else [])
+    sentences = []
+    start = 0
+    for stop in _STOP.finditer(text):
+        if not _goes_on(text, start, stop):
+            sentences.append(text[start : stop.end()].strip())
+            start = stop.end()
+    rest = text[start:].strip()
+    if rest:
+        sentences.append(rest)
+    return sentences
 
 # %% ../../nbs/5_basics/53_reports.ipynb #3986dbe5
+def _with_end_mark(sentence):
+    "The sentence, with a full stop if it has no end mark."
+    return sentence if re.search(r'[.!?]["\')\]]*$', sentence) else sentence + '.'
+
+
 def shuffle_sentences(
     text: str,  # a section, cleaned
     rng: np.random.Generator,  # of the order
 ) -> str:  # the same sentences; the text itself if there are not two that differ
-    """The sentences of a text in another order, each with its end mark; changed
-    whenever at least two sentences differ.
+    """The sentences of a text in another order, each with its end mark.
+
+    The order changes whenever at least two sentences differ.
     """
-    s = [
-        t if re.search(r'[.!?]["\')\]]*$', t) else t + '.'
-        for t in split_sentences(text)
-    ]
-    if len(set(s)) < 2:
+    sentences = [_with_end_mark(s) for s in split_sentences(text)]
+    if len(set(sentences)) < 2:
         return text
-    while (new := [s[i] for i in rng.permutation(len(s))]) == s:
-        pass
-    return ' '.join(new)
+    shuffled = sentences
+    while shuffled == sentences:
+        shuffled = [sentences[i] for i in rng.permutation(len(sentences))]
+    return ' '.join(shuffled)

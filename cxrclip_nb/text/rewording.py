@@ -22,89 +22,77 @@ from .reports import split_sentences
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-007
 RULES_VERSION = '2'  # changes with any rule; part of the settings of `Rules`
-_END, _PLACE = (
-    r'(?=\s*(?:[.;]|$))',
-    r'(?=\s*(?:[.,;:]|$|(?:in|on|at|over|within|along|near|and|or)\b))',
-)
+# conditions on what comes behind a phrase: the end of a clause, or a place
+_END = r'(?=\s*(?:[.;]|$))'
+_PLACE = r'(?=\s*(?:[.,;:]|$|(?:in|on|at|over|within|along|near|and|or)\b))'
 # phrases that mean the same and take the same place
-SYNONYMS = [
-    (phrases.split(' | '), '')
-    for phrases in (
-        'no evidence of | no sign of | no indication of',
-        'without evidence of | without signs of',
-        'cannot be excluded | cannot be ruled out',
-        'compatible with | consistent with | in keeping with',
-        'suggesting | suggestive of',
-        'may represent | might represent | could represent',
-        'compared to | compared with',
-        'demonstrates | shows',
-        'prior study | previous study',
-        'prior examination | previous examination',
-        'prior radiograph | previous radiograph',
-        'cardiac silhouette | heart silhouette',
-        'pleural thickening | thickening of the pleura',
-        'mediastinal widening | widening of the mediastinum',
-        'hiatal hernia | hiatus hernia',
-        'airspace | air space',
-        'endotracheal tube | ET tube',
-        'central venous catheter | central venous line',
-        'bibasilar | bibasal',
-        'osseous | bony',
-        'hyperinflated | hyperexpanded',
-        'hyperinflation | hyperexpansion',
-        'costophrenic angle | costophrenic sulcus',
-        'costophrenic angles | costophrenic sulci',
-        'acute cardiopulmonary process | acute cardiopulmonary disease | '
-        'acute cardiopulmonary abnormality',
-    )
-]
+_ALWAYS = (
+    'no evidence of | no sign of | no indication of',
+    'without evidence of | without signs of',
+    'cannot be excluded | cannot be ruled out',
+    'compatible with | consistent with | in keeping with',
+    'suggesting | suggestive of',
+    'may represent | might represent | could represent',
+    'compared to | compared with',
+    'demonstrates | shows',
+    'prior study | previous study',
+    'prior examination | previous examination',
+    'prior radiograph | previous radiograph',
+    'cardiac silhouette | heart silhouette',
+    'pleural thickening | thickening of the pleura',
+    'mediastinal widening | widening of the mediastinum',
+    'hiatal hernia | hiatus hernia',
+    'airspace | air space',
+    'endotracheal tube | ET tube',
+    'central venous catheter | central venous line',
+    'bibasilar | bibasal',
+    'osseous | bony',
+    'hyperinflated | hyperexpanded',
+    'hyperinflation | hyperexpansion',
+    'costophrenic angle | costophrenic sulcus',
+    'costophrenic angles | costophrenic sulci',
+    'acute cardiopulmonary process | acute cardiopulmonary disease | '
+    'acute cardiopulmonary abnormality',
+)
+# (phrases, condition)
+SYNONYMS = [(phrases.split(' | '), '') for phrases in _ALWAYS]
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-009
+def _not_after(phrase, *words):
+    "The condition that none of the words stands before a phrase."
+    return ''.join(f'(?<!{word} {phrase})' for word in words)
+
+
+_SEEN_HOW = ('seen', 'visible', 'noted', 'identified')
+_NORMAL_HOW = ('normal', 'unremarkable', 'within normal limits')
 SYNONYMS += [
-    ([f'{be} {how}' for how in ('seen', 'visible', 'noted', 'identified')], _PLACE)
+    ([f'{be} {how}' for how in _SEEN_HOW], _PLACE)
     for be in ('is', 'are', 'is not', 'are not', 'none')
 ]
+SYNONYMS += [([f'{be} {how}' for how in _NORMAL_HOW], _END) for be in ('is', 'are')]
 SYNONYMS += [
-    (
-        [f'{be} {how}' for how in ('normal', 'unremarkable', 'within normal limits')],
-        _END,
-    )
-    for be in ('is', 'are')
+    (['at the left base', 'at the left lung base'], _PLACE),
+    (['at the right base', 'at the right lung base'], _PLACE),
+    (['on both sides', 'bilaterally'], _PLACE),
 ]
+_IN_LUNG = ('nodule', 'nodules', 'mass', 'masses')
+_IN_LUNG += ('opacity', 'opacities', 'lesion', 'lesions')
+_ZONE_WORDS = ('upper', 'lower', 'mid', 'middle', 'zone')
 SYNONYMS += [
-    ([f'at the {side} base', f'at the {side} lung base'], _PLACE)
-    for side in ('left', 'right')
-] + [(['on both sides', 'bilaterally'], _PLACE)]
-_not_after = lambda phrase, *words: ''.join(f'(?<!{w} {phrase})' for w in words)
-SYNONYMS += [
-    (
-        [f'lung {what}', f'pulmonary {what}'],
-        _not_after(f'lung {what}', 'upper', 'lower', 'mid', 'middle', 'zone'),
-    )
-    for what in (
-        'nodule',
-        'nodules',
-        'mass',
-        'masses',
-        'opacity',
-        'opacities',
-        'lesion',
-        'lesions',
-    )
+    ([f'lung {what}', f'pulmonary {what}'], _not_after(f'lung {what}', *_ZONE_WORDS))
+    for what in _IN_LUNG
 ]
-# of the heart and of what?
+_KINDS_OF_COLLAPSE = (
+    'complete total rounded round plate-like platelike discoid lobar lobe'
+).split()
 SYNONYMS += [
     (
         ['cardiomegaly', 'cardiac enlargement', 'enlargement of the heart'],
-        r'(?!\s+(?:and|or)\b)',
+        r'(?!\s+(?:and|or)\b)',  # of the heart and of what?
     ),
     (
         ['atelectasis', 'atelectatic change'],
-        _not_after(
-            'atelectasis',
-            *'complete total rounded round plate-like platelike discoid '
-            'lobar lobe'.split(),
-        ),
+        _not_after('atelectasis', *_KINDS_OF_COLLAPSE),
     ),
     (
         ['no pleural effusion', 'no pleural fluid'],
@@ -113,48 +101,62 @@ SYNONYMS += [
     ),
 ]
 
-_GROUP = {p.lower(): group for group, _ in SYNONYMS for p in group}
-_longest = sorted(
-    ((p, where) for group, where in SYNONYMS for p in group), key=lambda x: -len(x[0])
+# %% ../../nbs/5_basics/54_rewording.ipynb #bea3b3e3
+_GROUP = {phrase.lower(): group for group, _ in SYNONYMS for phrase in group}
+# of two phrases that begin alike the longer is tried first
+_LONGEST_FIRST = sorted(
+    ((phrase, condition) for group, condition in SYNONYMS for phrase in group),
+    key=lambda x: -len(x[0]),
 )
 _PHRASE = re.compile(
     r'(?<![\w-])(?P<a>an? )?(?P<phrase>'
-    + '|'.join(re.escape(p) + where for p, where in _longest)
+    + '|'.join(re.escape(phrase) + condition for phrase, condition in _LONGEST_FIRST)
     + r')(?![\w-])',
     re.I,
 )
 
 
+def _capitalised(text):
+    return text[0].upper() + text[1:]
+
+
 def _synonym(m, rng):
-    """Another phrase of the group of a match, with the article and the first letter
-    that it needs.
-    """
+    "Another phrase of a match's group, with the article and first letter it needs."
     group = _GROUP[m['phrase'].lower()]
     new = group[rng.integers(len(group))]
     if m['a']:
-        return m['a'][0] + ('n ' if new[0].lower() in 'aeiou' else ' ') + new
+        n = 'n' if new[0].lower() in 'aeiou' else ''
+        return f'{m["a"][0]}{n} {new}'
     # "The ET tube": capitals that begin no sentence
-    short = m['phrase'][:2].isupper() and m.string[: m.start()].strip()
-    return new[0].upper() + new[1:] if m['phrase'][0].isupper() and not short else new
+    is_short_form = m['phrase'][:2].isupper() and m.string[: m.start()].strip()
+    if m['phrase'][0].isupper() and not is_short_form:
+        return _capitalised(new)
+    return new
+
+
+def _swap_phrases(text, rng):
+    "A text with each phrase replaced by one of its group."
+    return _PHRASE.sub(lambda m: _synonym(m, rng), text)
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-012
-_NP, _SEEN, _WHERE = (
-    r'(?P<np>[^.;:]+?)',
-    r'(?:seen|visible|noted|identified|present)',
-    r'(?P<where>(?: (?:in|on|at|over|within|along) [^.;:,]+)?)',
+_NP = r'(?P<np>[^.;:]+?)'
+_SEEN = r'(?:seen|visible|noted|identified|present)'
+_WHERE = r'(?P<where>(?: (?:in|on|at|over|within|along) [^.;:,]+)?)'
+# sentences that deny something: the forms that are known, and those they may take
+_DENIALS = (
+    re.compile(rf'no {_NP} is {_SEEN}{_WHERE}', re.I),
+    re.compile(rf'(?:there is )?no {_NP}{_WHERE}', re.I),
 )
-_sentences = lambda *forms: [re.compile(f, re.I) for f in forms]
-# sentences that deny and that assert something: the forms that are known, and those
-# that they may take
-_FRAMES = (
-    (
-        _sentences(rf'no {_NP} is {_SEEN}{_WHERE}', rf'(?:there is )?no {_NP}{_WHERE}'),
-        ('no {np}{where}', 'there is no {np}{where}', 'no {np} is seen{where}'),
-    ),
-    (
-        _sentences(rf'{_NP} is {_SEEN}{_WHERE}', rf'there is {_NP}{_WHERE}'),
-        ('there is {np}{where}', '{np} is seen{where}', '{np} is visible{where}'),
-    ),
+_DENYING_FORMS = ('no {np}{where}', 'there is no {np}{where}', 'no {np} is seen{where}')
+# sentences that assert something
+_ASSERTIONS = (
+    re.compile(rf'{_NP} is {_SEEN}{_WHERE}', re.I),
+    re.compile(rf'there is {_NP}{_WHERE}', re.I),
+)
+_ASSERTING_FORMS = (
+    'there is {np}{where}',
+    '{np} is seen{where}',
+    '{np} is visible{where}',
 )
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-013
@@ -175,6 +177,7 @@ _NOT_FILM = re.compile(
     r'clinic\w*|room|trauma|status post|ct|mri)\b',
     re.I,
 )
+# what a film shows, by its first letters
 _THING = re.compile(
     r'\b(?:effusion|fluid|pneumo|atelecta|collaps|volume loss|consolidat|'
     r'infiltrat|air|opaci|densit|haz[ey]|o?edema|congesti|nodul|mass|lesion|'
@@ -182,7 +185,6 @@ _THING = re.compile(
     r'cardi|enlarg|heart|silhouette|lung|pulmonary|pleura|mediastin|hil|'
     r'tube|catheter|line|wire|pacemaker|device|hardware|bon[ey]|osseous|rib|'
     r'spine|diaphragm|disease|process|abnormal|calcif|granulom|widen|'
-    # what a film shows, by its first letters
     r'aort|vascul|vessel|meniscus|blunting|shadow|marking|interstiti|layer)',
     re.I,
 )
@@ -194,43 +196,47 @@ _OPENERS = set(
 )
 
 
+def _is_plural(word):
+    return word.endswith('s') and not word.endswith(('is', 'us', 'ss'))
+
+
 def _plain(np, denied):
-    """Whether words are one thing of a film in the singular, without a clause of its
-    own, whose first letter may change its case.
+    """Whether words are one thing of a film in the singular, without a clause.
+
+    The first letter of such words may change its case.
     """
-    words = np.split()
-    plural = any(
-        w.endswith('s') and not w.endswith(('is', 'us', 'ss'))
-        for w in re.findall(r'[a-z]+', np.lower())
-    )
-    if _NOT_PLAIN.search(np) or np.endswith('ed') or not _THING.search(np) or plural:
+    if any(_is_plural(word) for word in re.findall(r'[a-z]+', np.lower())):
         return False
-    return not (
-        ',' in np
-        and ' or ' not in np
-        or not denied
-        and (words[0].lower() not in _OPENERS or ',' in np)
-    )
+    if _NOT_PLAIN.search(np) or np.endswith('ed') or not _THING.search(np):
+        return False
+    if denied:
+        return ',' not in np or ' or ' in np
+    return ',' not in np and np.split()[0].lower() in _OPENERS
+
+
+def _find_form(body):
+    "(match, whether it denies) of the first known form; else (None, False)."
+    for denied, patterns in ((True, _DENIALS), (False, _ASSERTIONS)):
+        for pattern in patterns:
+            m = pattern.fullmatch(body)
+            if m:
+                return m, denied
+    return None, False
 
 
 def _frame(sentence, rng):
-    """The sentence, or the same said in another form: 'No X.', 'There is no X.', 'A Y
-    is seen at Z.', 'There is a Y at Z.'.
+    """The sentence, or the same said in another form.
+
+    'No X.', 'There is no X.', 'A Y is seen at Z.', 'There is a Y at Z.'.
     """
     body, end = re.fullmatch(r'(.*?)([.!?]*)', sentence, re.S).groups()
-    for denied, (patterns, forms) in zip((True, False), _FRAMES):
-        m = next((m for p in patterns if (m := p.fullmatch(body))), None)
-        if m and _plain(m['np'], denied):
-            np = (
-                m['np']
-                if denied or m['np'].split()[0].lower() not in _OPENERS
-                else m['np'][0].lower() + m['np'][1:]
-            )
-            new = forms[rng.integers(len(forms))].format(np=np, where=m['where'])
-            return (new[0].upper() + new[1:] if body[0].isupper() else new) + end
-        if m:
-            return sentence
-    return sentence
+    m, denied = _find_form(body)
+    if m is None or not _plain(m['np'], denied):
+        return sentence
+    np = m['np'] if denied else m['np'][0].lower() + m['np'][1:]
+    forms = _DENYING_FORMS if denied else _ASSERTING_FORMS
+    new = forms[rng.integers(len(forms))].format(np=np, where=m['where'])
+    return (_capitalised(new) if body[0].isupper() else new) + end
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-016
 _SIDE_HEAD = re.compile(r'\b(?:left|right|bilateral|both)\b[^.:;!?]*:', re.I)
@@ -241,36 +247,37 @@ _BACK = re.compile(
     r'similar\w*|previous\w*|subsequent\w*|unchanged|stable)\b',
     re.I,
 )
+_END_MARK = re.compile(r'[.!?]["\')\]]*$')
 
 
 def _other_order(sentences, rng):
-    """Sentences in an order drawn; one that points back stays behind its neighbour, and
-    none moves where a head names a side.
+    """Sentences in an order drawn; one that points back stays behind its neighbour.
+
+    None moves where a head names a side.
     """
-    if any(map(_SIDE_HEAD.search, sentences)):
+    if any(_SIDE_HEAD.search(s) for s in sentences):
         return sentences
     groups = []
-    for s in sentences:
-        if groups and (_BACK.match(s) or not _THING.search(s)):
-            groups[-1].append(s)
+    for sentence in sentences:
+        leans_back = _BACK.match(sentence) or not _THING.search(sentence)
+        if groups and leans_back:
+            groups[-1].append(sentence)
         else:
-            groups.append([s])
-    new = [s for k in rng.permutation(len(groups)) for s in groups[k]]
+            groups.append([sentence])
+    new = []
+    for k in rng.permutation(len(groups)):
+        new += groups[k]
+    if new == sentences:
+        return new
     # the last may lack its end mark
-    return (
-        new
-        if new == sentences
-        else [s if re.search(r'[.!?]["\')\]]*$', s) else s + '.' for s in new]
-    )
+    return [s if _END_MARK.search(s) else s + '.' for s in new]
 
 
 def _say(sentence, rng):
     "A sentence in other words, or as it is if it is not about the film."
-    return (
-        sentence
-        if _NOT_FILM.search(sentence)
-        else _frame(_PHRASE.sub(lambda m: _synonym(m, rng), sentence), rng)
-    )
+    if _NOT_FILM.search(sentence):
+        return sentence
+    return _frame(_swap_phrases(sentence, rng), rng)
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #67ca45c4
 def reword(
@@ -278,14 +285,17 @@ def reword(
     rng: np.random.Generator,  # of all choices
     tries: int = 8,  # draws until the text differs
 ) -> str:
-    """A text in other words by rules: synonyms of the field, forms of a sentence, order
-    of the sentences; no rule touches a side, degree, size or doubt.
+    """A text in other words by rules: synonyms, forms of a sentence, order.
+
+    No rule touches a side, degree, size or doubt.
     """
     if text.isupper():
         return reword(text.lower(), rng, tries).upper()
     for _ in range(tries):
-        said = [_say(s, rng) for s in split_sentences(text)]
-        new = ' '.join(_other_order(said, rng) if rng.random() < 0.5 else said)
+        sentences = [_say(s, rng) for s in split_sentences(text)]
+        if rng.random() < 0.5:
+            sentences = _other_order(sentences, rng)
+        new = ' '.join(sentences)
         if new != ' '.join(text.split()):
             break
     return new
@@ -293,8 +303,9 @@ def reword(
 
 @dataclass(frozen=True)
 class Rules:
-    """`reword` for a list of texts, for those without a translator; each result depends
-    on its text and the seed alone.
+    """`reword` for a list of texts, for those without a translator.
+
+    Each result depends on its text and the seed alone.
     """
 
     seed: int = 0
@@ -308,29 +319,28 @@ class Rules:
         return [reword(t, rng_for(self.seed, 'reword', t)) for t in texts]
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-027
-TERMS = {
-    what: re.compile(rf'\b(?:{words})', re.I)
-    for what, words in dict(
-        atelectasis='atelecta|collaps|volume loss',
-        edema='(?:o)?edema|congesti|fluid overload|kerley',
-        pneumonia='pneumoni|infecti',
-        fracture='fractur|broken',
-        heart='cardiomegaly|enlarged (?:heart|cardiac)|(?:heart|silhouette) is '
-        '(?:\\w+ )?enlarged|cardiac (?:enlarg|dilat)|enlargement of the '
-        '(?:heart|cardiac)',
-        consolidation='consolidat|infiltrat|air ?space|alveolar',
-        effusion='effusion|pleural fluid|blunting',
-        pneumothorax='pneumothora|air leak|pleural air|free air',
-        opacity='opaci|densit|haz[ey]',
-        nodule='nodul|coin lesion',
-        mass='mass(?:es)?\\b|tumou?r',
-        emphysema='emphysem|hyperinflat|overinflat|hyperexpan|bullous',
-        fibrosis='fibro|scar|reticular',
-        hernia='hernia|hiat',
-        device='tubes?\\b|catheter|venous line|pacemaker|hardware|device',
-        normal='normal|unremarkable|clear\\b|intact',
-    ).items()
-}
+_TERM_WORDS = dict(
+    atelectasis='atelecta|collaps|volume loss',
+    edema='(?:o)?edema|congesti|fluid overload|kerley',
+    pneumonia='pneumoni|infecti',
+    fracture='fractur|broken',
+    heart='cardiomegaly|enlarged (?:heart|cardiac)|(?:heart|silhouette) is '
+    '(?:\\w+ )?enlarged|cardiac (?:enlarg|dilat)|enlargement of the '
+    '(?:heart|cardiac)',
+    consolidation='consolidat|infiltrat|air ?space|alveolar',
+    effusion='effusion|pleural fluid|blunting',
+    pneumothorax='pneumothora|air leak|pleural air|free air',
+    opacity='opaci|densit|haz[ey]',
+    nodule='nodul|coin lesion',
+    mass='mass(?:es)?\\b|tumou?r',
+    emphysema='emphysem|hyperinflat|overinflat|hyperexpan|bullous',
+    fibrosis='fibro|scar|reticular',
+    hernia='hernia|hiat',
+    device='tubes?\\b|catheter|venous line|pacemaker|hardware|device',
+    normal='normal|unremarkable|clear\\b|intact',
+)
+# finding -> the words that name it
+TERMS = {what: re.compile(rf'\b(?:{w})', re.I) for what, w in _TERM_WORDS.items()}
 DENIED = re.compile(
     r'\b(?:no|not|non|none|nor|neither|without|negative|absen\w+|free of|'
     r"excluded|ruled out|resolved|cannot)\b|n't\b",
@@ -344,72 +354,91 @@ UNSURE = re.compile(
 )
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #ee7f5e5e
-GRADES = {
-    what: re.compile(rf'\b(?:{words})\b', re.I)
-    for what, words in dict(
-        left='left\\w*',
-        right='right\\w*',
-        both='bilateral\\w*|both',
-        upper='upper',
-        lower='lower',
-        middle='mid|middle',
-        apex='api(?:c\\w+|x)|apex',
-        base='(?:bi)?bas(?:al|ilar|es?)',
-        above='above',
-        below='below|beneath',
-        front='anterior\\w*',
-        back='posterior\\w*|behind',
-        inside='medial\\w*|central\\w*|perihilar',
-        outside='lateral\\w*|peripheral\\w*',
-        small='small|tiny|trace|minimal\\w*|minor|slight\\w*|mild\\w*|subtle',
-        moderate='moderate\\w*',
-        large='large|big|huge|marked\\w*|severe\\w*|massive\\w*|extensive\\w*|'
-        'considerabl[ey]',
-        more='increas\\w+|wors\\w+|progress\\w+|larger|bigger|grown|enlarging',
-        less='decreas\\w+|improv\\w+|smaller|diminish\\w+|reduc\\w+|resolving',
-        same='unchanged|stable|(?:no|without|not) (?:(?:interval|'
-        'significant\\w*|relevant|major|substantial\\w*) )*chang\\w+',
-        new='new|newly',
-        several='several|multiple|many|numerous',
-        few='few',
-    ).items()
-}
-COUNTS = {
-    word: str(n)
-    for n, word in enumerate('two three four five six seven eight nine ten'.split(), 2)
-}
+_GRADE_WORDS = dict(
+    left='left\\w*',
+    right='right\\w*',
+    both='bilateral\\w*|both',
+    upper='upper',
+    lower='lower',
+    middle='mid|middle',
+    apex='api(?:c\\w+|x)|apex',
+    base='(?:bi)?bas(?:al|ilar|es?)',
+    above='above',
+    below='below|beneath',
+    front='anterior\\w*',
+    back='posterior\\w*|behind',
+    inside='medial\\w*|central\\w*|perihilar',
+    outside='lateral\\w*|peripheral\\w*',
+    small='small|tiny|trace|minimal\\w*|minor|slight\\w*|mild\\w*|subtle',
+    moderate='moderate\\w*',
+    large='large|big|huge|marked\\w*|severe\\w*|massive\\w*|extensive\\w*|'
+    'considerabl[ey]',
+    more='increas\\w+|wors\\w+|progress\\w+|larger|bigger|grown|enlarging',
+    less='decreas\\w+|improv\\w+|smaller|diminish\\w+|reduc\\w+|resolving',
+    same='unchanged|stable|(?:no|without|not) (?:(?:interval|'
+    'significant\\w*|relevant|major|substantial\\w*) )*chang\\w+',
+    new='new|newly',
+    several='several|multiple|many|numerous',
+    few='few',
+)
+# grade -> the words that say it
+GRADES = {what: re.compile(rf'\b(?:{w})\b', re.I) for what, w in _GRADE_WORDS.items()}
+COUNTS = dict(
+    two='2',
+    three='3',
+    four='4',
+    five='5',
+    six='6',
+    seven='7',
+    eight='8',
+    nine='9',
+    ten='10',
+)
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-028
+_NEW_CLAUSE = re.compile(r';|\b(?:but|however|although|though)\b')
+
+
+def _certainty(clause):
+    "Whether a clause hedges, denies or asserts."
+    if UNSURE.search(clause):
+        return 'unsure'
+    # "no change" denies nothing
+    if DENIED.search(GRADES['same'].sub(' ', clause)):
+        return 'denied'
+    return 'there'
+
+
+def _grades(clause):
+    "Words of side, zone, degree and change, and numbers, of a clause."
+    grades = {what for what, words in GRADES.items() if words.search(clause)}
+    for number in re.findall(r'\d+(?:[.,]\d+)?', clause):
+        grades.add(number.replace(',', '.'))
+    for word in re.findall('[a-z]+', clause.lower()):
+        if word in COUNTS:
+            grades.add(COUNTS[word])
+    return grades
+
+
 def report_facts(
     text: str,  # a section
 ) -> set[tuple]:
-    """What a text says, by a short list of words: made to compare two wordings of one
-    text, not to label reports.
+    """What a text says, by a short list of words.
+
+    Made to compare two wordings of one text, not to label reports.
 
     Returns: (finding, how) and (grade or number, finding, how) with how 'there',
     'denied' or 'unsure'; (grade,) in a sentence without finding.
     """
-    said = set()
-    for part in (
-        p
-        for s in split_sentences(text)
-        for p in re.split(r';|\b(?:but|however|although|though)\b', s)
-    ):
-        # "no change" denies nothing
-        how = (
-            'unsure'
-            if UNSURE.search(part)
-            else 'denied'
-            if DENIED.search(GRADES['same'].sub(' ', part))
-            else 'there'
-        )
-        found = [(what, how) for what, term in TERMS.items() if term.search(part)]
-        grades = {what for what, words in GRADES.items() if words.search(part)} | {
-            n.replace(',', '.') for n in re.findall(r'\d+(?:[.,]\d+)?', part)
-        }
-        grades |= {COUNTS[w] for w in re.findall('[a-z]+', part.lower()) if w in COUNTS}
-        said |= {*found, *((g, *f) for g in grades for f in found or [()])}
-    return said
+    facts = set()
+    for sentence in split_sentences(text):
+        for clause in _NEW_CLAUSE.split(sentence):
+            how = _certainty(clause)
+            found = [(what, how) for what, term in TERMS.items() if term.search(clause)]
+            facts.update(found)
+            for grade in _grades(clause):
+                facts.update((grade, *fact) for fact in found or [()])
+    return facts
 
 
 def doubts(
@@ -421,12 +450,10 @@ def doubts(
     Returns: e.g. ['lost: effusion denied', 'new: effusion there']; [] if nothing is
     suspicious.
     """
-    a, b = report_facts(text), report_facts(rewording)
-    return [
-        f'{kind}: {" ".join(f)}'
-        for kind, only in (('lost', a - b), ('new', b - a))
-        for f in sorted(only)
-    ]
+    before, after = report_facts(text), report_facts(rewording)
+    lost = [f'lost: {" ".join(fact)}' for fact in sorted(before - after)]
+    new = [f'new: {" ".join(fact)}' for fact in sorted(after - before)]
+    return lost + new
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-035
 def _lock(file, path):
@@ -444,10 +471,26 @@ def _lock(file, path):
         ) from e
 
 
+def _read_store(file, path):
+    "What an open store holds; a last line without its end, which a kill left, is cut."
+    file.seek(0)
+    *lines, half = file.read().split(b'\n')
+    known = {}
+    for k, line in enumerate(lines):
+        try:
+            known |= json.loads(line)
+        except (ValueError, TypeError) as e:
+            raise ValueError(
+                f'{path}, line {k + 1} is no batch of rewordings ({e}); '
+                'remove it or give another path'
+            ) from e
+    if half:
+        file.truncate(file.tell() - len(half))
+    return known
+
+
 def _open_store(path):
-    """The open file of a store, locked, and what it holds; a last line without its end,
-    which a kill left, is dropped.
-    """
+    "The open file of a store, locked, and what it holds."
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         file = open(path, 'a+b', buffering=0)
@@ -457,19 +500,7 @@ def _open_store(path):
         ) from e
     try:
         _lock(file, path)
-        file.seek(0)
-        known = {}
-        *lines, half = file.read().split(b'\n')
-        for k, line in enumerate(lines):
-            try:
-                known |= json.loads(line)
-            except (ValueError, TypeError) as e:
-                raise ValueError(
-                    f'{path}, line {k + 1} is no batch of rewordings ({e}); '
-                    'remove it or give another path'
-                ) from e
-        if half:
-            file.truncate(file.tell() - len(half))
+        known = _read_store(file, path)
     except BaseException:
         file.close()
         raise
@@ -519,16 +550,18 @@ class RewordingStore:
         return self
 
     def __exit__(self, *_):
-        self.file and self.file.close()
+        if self.file:
+            self.file.close()
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-042
 def _key(settings, text):
-    return hashlib.blake2b(
-        json.dumps([settings, text], sort_keys=True).encode(), digest_size=16
-    ).hexdigest()
+    "What a rewording is kept under."
+    content = json.dumps([settings, text], sort_keys=True)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 def _rewrite(rewrite, texts):
+    "Rewordings of a batch, spaces put in order; refuses what is not one text for each."
     new = list(rewrite(texts))
     if len(new) != len(texts) or not all(isinstance(t, str) for t in new):
         raise ValueError(
@@ -543,13 +576,13 @@ def reword_texts(
     # `Rules()`, a translator ...; for a store it needs `.settings`, a dict of all it
     # depends on
     rewrite: Callable[[list[str]], Sequence[str]],
-    store: str
-    | Path
-    | None = None,  # .jsonl that keeps what is done; None: memory only
+    # .jsonl that keeps what is done; None: memory only
+    store: str | Path | None = None,
     batch: int = 256,  # texts handed to `rewrite`, and then stored, at a time
 ) -> list[str]:  # parallel to the texts
-    """A rewording of each text, unique texts once, the longest first; what the store
-    knows is not done again.
+    """A rewording of each text, unique texts once, the longest first.
+
+    What the store knows is not done again.
     """
     settings = getattr(rewrite, 'settings', None)
     if store is not None and not isinstance(settings, dict):
@@ -563,9 +596,11 @@ def reword_texts(
         RewordingStore(store) as kept,
         progress(total=len(unique), desc='rewording', unit='text') as bar,
     ):
-        for some in (unique[i : i + batch] for i in range(0, len(unique), batch)):
+        for i in range(0, len(unique), batch):
+            some = unique[i : i + batch]
             todo = [t for t in some if key[t] not in kept.known]
             if todo:
-                kept.add({key[t]: new for t, new in zip(todo, _rewrite(rewrite, todo))})
+                new = _rewrite(rewrite, todo)
+                kept.add({key[t]: rewording for t, rewording in zip(todo, new)})
             bar.update(len(some))
         return [kept.known[key[t]] for t in texts]

@@ -131,6 +131,7 @@ class OptimOptions:
     seed: int = _opt(0, 'of weights, order, sampling, augmentation')
 
 # %% ../../nbs/8_training/81_config.ipynb #52-train-011
+# what the paper does
 PAPER = dict(
     image_encoder='resnet50',
     text_encoder='emilyalsentzer/Bio_ClinicalBERT',
@@ -138,7 +139,6 @@ PAPER = dict(
     image_size=224,
     batch_size=128,
     epochs=15,
-    # what the paper does
     lr=5e-5,
     weight_decay=1e-4,
     warmup=1 / 15,
@@ -148,69 +148,75 @@ PAPER = dict(
 )
 
 # %% ../../nbs/8_training/81_config.ipynb #6bfb0111
+# options with few values
 CHOICES = dict(
     on_bad_film=('raise', 'skip'),
     class_prompts=TASKS,
     eval_split=('train', 'valid', 'test'),
     same_text=('paper', 'positive'),
-    # options with few values
     mixed_precision=('no', 'bf16', 'fp16'),
     keep=('last', 'best'),
     tracker=('none', 'tensorboard'),
 )
-AT_LEAST = {
-    1: (
-        'epochs',
-        'batch_size',
-        'save_every',
-        'image_size',
-        'n_phantoms',
-        'embed_dim',
-        'vocab_size',
-        'micro_batch',
-        'loss_chunk',
-    ),
-    # and their lowest values
-    0: (
-        'icl_weight',
-        'tcl_weight',
-        'weight_decay',
-        'max_steps',
-        'num_workers',
-        'patience',
-    ),
-}
+# option -> its lowest value
+AT_LEAST = dict(
+    epochs=1,
+    batch_size=1,
+    save_every=1,
+    image_size=1,
+    n_phantoms=1,
+    embed_dim=1,
+    vocab_size=1,
+    micro_batch=1,
+    loss_chunk=1,
+    icl_weight=0,
+    tcl_weight=0,
+    weight_decay=0,
+    max_steps=0,
+    num_workers=0,
+    patience=0,
+)
+
+# %% ../../nbs/8_training/81_config.ipynb #f24a1fe5
+def _value_faults(config):
+    "A sentence for each option whose own value cannot work."
+    for name, lowest in AT_LEAST.items():
+        value = getattr(config, name)
+        # None: not asked for; NaN is not at least anything
+        if value is not None and not value >= lowest:
+            yield f'{name} must be at least {lowest}, got {value}'
+    for name in ('lr', 'grad_clip', 'temperature'):
+        value = getattr(config, name)
+        if not value > 0:
+            yield f'{name} must be above 0, got {value}'
+    for name, allowed in CHOICES.items():
+        value = getattr(config, name)
+        if value not in allowed:
+            choices = ' or '.join(repr(choice) for choice in allowed)
+            yield f'{name}: {choices}, got {value!r}'
 
 
-def _faults(c):
-    """What cannot work in a configuration, a sentence each; an option that is None is
-    not asked for.
-    """
-    for low, names in AT_LEAST.items():
-        yield from (
-            f'{n} must be at least {low}, got {v}'
-            for n in names
-            if (v := getattr(c, n)) is not None and not v >= low
-        )
-    yield from (
-        f'{n} must be above 0, got {getattr(c, n)}'
-        for n in ('lr', 'grad_clip', 'temperature')
-        if not getattr(c, n) > 0
-    )
-    yield from (
-        f'{n}: {" or ".join(map(repr, allowed))}, got {getattr(c, n)!r}'
-        for n, allowed in CHOICES.items()
-        if getattr(c, n) not in allowed
-    )
-    if not 0 <= c.warmup < 1:
-        yield f'warmup is a share of the steps, from 0 to below 1, got {c.warmup}'
-    if c.views not in (1, 2) or c.views == 1 and (c.icl_weight or c.tcl_weight):
+def _faults(config):
+    "What cannot work in a configuration, a sentence each."
+    yield from _value_faults(config)
+    if not 0 <= config.warmup < 1:
+        yield f'warmup is a share of the steps, from 0 to below 1, got {config.warmup}'
+    needs_two = config.icl_weight or config.tcl_weight
+    if config.views not in (1, 2) or (config.views == 1 and needs_two):
         yield (
             'views must be 2, or 1 with icl_weight and tcl_weight 0 (there is '
-            f'no second image or text), got {c.views}'
+            f'no second image or text), got {config.views}'
         )
 
 # %% ../../nbs/8_training/81_config.ipynb #1b640e1a
+def _share(number):
+    "A number that is written as a word; NaN if it is none."
+    try:
+        return float(number)
+    except ValueError:
+        return math.nan
+
+
 def parse_mix(
     mix: str | None,  # e.g. 'mimic=2,chexpert=1'
 ) -> dict[str, float]:  # source -> share, at least 0; empty for none
@@ -220,12 +226,11 @@ def parse_mix(
     given twice.
     """
     shares = {}
-    for word in (mix or '').split(',') if mix is not None else ():
-        name, _, number = (w.strip() for w in word.rpartition('='))
-        try:
-            share = float(number)
-        except ValueError:
-            share = math.nan
+    if mix is None:
+        return shares
+    for word in mix.split(','):
+        name, _, number = word.rpartition('=')
+        name, share = name.strip(), _share(number)
         if not name or not 0 <= share < math.inf:
             raise ValueError(
                 f'mix: {word.strip()!r} is not source=number with a number '
@@ -240,7 +245,8 @@ def parse_mix(
 @dataclass
 class TrainConfig(OptimOptions, ModelOptions, DataOptions):
     """Everything that defines a run; every field is an option of `cxrclip-train`.
-    `ValueError` lists all values that cannot work.
+
+    Raises: `ValueError` lists all values that cannot work.
     """
 
     output_dir: str = _opt(
@@ -268,13 +274,14 @@ class TrainConfig(OptimOptions, ModelOptions, DataOptions):
     resume: bool = _opt(False, 'go on from the last state in output_dir')
 
     def __post_init__(self):
-        if faults := list(_faults(self)):
+        faults = list(_faults(self))
+        if faults:
             raise ValueError('; '.join(faults))
         parse_mix(self.mix)
 
     @classmethod
-    # the paper's values, but for `changes`
     def paper(cls, **changes) -> 'TrainConfig':
+        "The paper's values, but for `changes`."
         return cls(**(PAPER | changes))
 
 # %% ../../nbs/8_training/81_config.ipynb #52-train-088
@@ -290,5 +297,7 @@ def parse_config(
         description='Train, evaluate and save a chest X-ray image-text model.',
     )
     if len(argv) == 1 and argv[0].endswith('.json'):
-        return parser.parse_json_file(argv[0])[0]
-    return parser.parse_args_into_dataclasses(argv)[0]
+        (config,) = parser.parse_json_file(argv[0])
+    else:
+        (config,) = parser.parse_args_into_dataclasses(argv)
+    return config

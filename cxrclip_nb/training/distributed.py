@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 
 # %% ../../nbs/8_training/87_gather.ipynb #50-gather-007
 def _world() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    "How many ranks there are; 1 without a process group."
+    started = dist.is_available() and dist.is_initialized()
+    return dist.get_world_size() if started else 1
 
 
 def rank_sizes(
@@ -29,50 +31,53 @@ def rank_sizes(
     shapes = [torch.empty_like(mine) for _ in range(_world())]
     dist.all_gather(shapes, mine)
     shapes = torch.stack(shapes).tolist()
-    if len({(s[0], *s[2:]) for s in shapes}) > 1:
+    other_axes = {(views, *rest) for views, _, *rest in shapes}
+    if len(other_axes) > 1:
         raise ValueError(
             f'the ranks hold {shapes}: only axis 1, the studies, may differ'
         )
-    return [s[1] for s in shapes]
+    return [studies for _, studies, *_ in shapes]
 
 # %% ../../nbs/8_training/87_gather.ipynb #b94ba486
 def _filled(x, most):
     "`x` with zeros up to `most` studies."
-    return torch.cat(
-        [x, x.new_zeros(len(x), most - x.shape[1], *x.shape[2:])], 1
-    ).contiguous()
+    missing = most - x.shape[1]
+    zeros = x.new_zeros(len(x), missing, *x.shape[2:])
+    return torch.cat([x, zeros], 1).contiguous()
 
 
-# newer, older
-_SCATTER = (
-    'reduce_scatter_single'
-    if hasattr(dist, 'reduce_scatter_single')
-    else 'reduce_scatter_tensor'
-)
+def _reduce_scatter(mine, parts):
+    "Sum over the ranks, to each rank its part; named differently in older torch."
+    if hasattr(dist, 'reduce_scatter_single'):
+        dist.reduce_scatter_single(mine, parts)
+    else:
+        dist.reduce_scatter_tensor(mine, parts)
 
 
 class _Gather(torch.autograd.Function):
-    """Forward: everyone gets everyone's studies. Backward: everyone's gradients on a
-    rank's studies are summed and go to that rank.
+    """Forward: everyone gets everyone's studies.
+
+    Backward: everyone's gradients on a rank's studies are summed and go to that rank.
     """
 
     @staticmethod
     def forward(ctx, x, sizes):
-        ctx.sizes, mine = sizes, _filled(x, max(sizes))
+        ctx.sizes = sizes
+        mine = _filled(x, max(sizes))
         parts = [torch.empty_like(mine) for _ in sizes]
         dist.all_gather(parts, mine)
-        # W x [V, max, ...] -> [V, N, ...]
-        return torch.cat([p[:, :n] for p, n in zip(parts, sizes)], 1)
+        unfilled = [part[:, :size] for part, size in zip(parts, sizes)]
+        return torch.cat(unfilled, 1)  # W x [V, max, ...] -> [V, N, ...]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, g):  # [V, N, ...]
-        # [W*V, max, ...]
-        whole = torch.cat([_filled(p, max(ctx.sizes)) for p in g.split(ctx.sizes, 1)])
-        # [V, max, ...]
-        mine = torch.empty_like(whole[: len(g)])
-        getattr(dist, _SCATTER)(mine, whole)
-        return mine[:, : ctx.sizes[dist.get_rank()]], None
+    def backward(ctx, grad):  # [V, N, ...]
+        parts = grad.split(ctx.sizes, 1)
+        filled = torch.cat([_filled(part, max(ctx.sizes)) for part in parts])
+        mine = torch.empty_like(filled[: len(grad)])  # [W V, max, ...] -> [V, max, ...]
+        _reduce_scatter(mine, filled)
+        size = ctx.sizes[dist.get_rank()]
+        return mine[:, :size], None
 
 # %% ../../nbs/8_training/87_gather.ipynb #6bb3ed61
 def gather(
@@ -80,12 +85,13 @@ def gather(
     x: Tensor,
     # B of each rank, if known from `rank_sizes`; none: asked here
     sizes: list[int] | None = None,
-) -> Tensor:
-    """All ranks' studies, differentiable: a rank's gradient is the sum over ranks
-    (averaged over ranks: the global gradient).
+) -> Tensor:  # [V, N, ...]
+    """All ranks' studies, differentiable: a rank's gradient is the sum over ranks.
 
-    Returns: [V, N, ...] of all ranks in order, N = sum of sizes; `x` itself without a
+    Averaged over ranks, as data-parallel training does, that is the global gradient.
+    Returns: the studies of all ranks in order, N = sum of sizes; `x` itself without a
     process group.
+    Raises: `ValueError` if the sizes are not those of the ranks.
     """
     if _world() == 1:
         return x
@@ -110,10 +116,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def _frozen_statistics(
     model: nn.Module,  # whose batch norms shall keep their running statistics
 ):
-    # mean, variance, count
-    buffers = [
-        b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()
-    ]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    buffers = [b for m in norms for b in m.buffers()]  # mean, variance, count
     before = [b.clone() for b in buffers]
     try:
         yield
@@ -132,10 +136,12 @@ def pieces(
     """
     if size < 1:
         raise ValueError(f'micro_batch must be at least 1, got {size}')
-    n = next(iter(batch.values())).shape[1]
-    return [
-        {k: v[:, i : i + size] for k, v in batch.items()} for i in range(0, n, size)
-    ]
+    B = next(iter(batch.values())).shape[1]
+    parts = []
+    for start in range(0, B, size):
+        part = slice(start, start + size)
+        parts.append({name: x[:, part] for name, x in batch.items()})
+    return parts
 
 # %% ../../nbs/8_training/88_bigbatch.ipynb #51-bigbatch-012
 def contrastive_backward(
@@ -149,52 +155,53 @@ def contrastive_backward(
     replay: Callable = lambda i: None,  # sets the random state of piece i
     backward: Callable = lambda loss: loss.backward(),  # e.g. `accelerator.backward`
 ) -> dict[str, Tensor]:  # the losses, detached
-    """Gradient of the whole batch in the memory of `micro_batch` studies (cached
-    gradients, Gao et al. 2021).
+    """Gradient of the whole batch in the memory of `micro_batch` studies.
+
+    Source: cached gradients, Gao et al. 2021.
     """
     sizes = rank_sizes(batch['images'])
-    parts = pieces(batch, micro_batch or max(sizes))
-    # asked of all ranks, so that all go the same way
-    if max(sizes) <= (micro_batch or max(sizes)):
+    size = micro_batch or max(sizes)
+    parts = pieces(batch, size)
+    if max(sizes) <= size:  # asked of all ranks, so that all go the same way
         replay(0)
         e = model(**batch)
         losses = loss_fn(gather(e.image, sizes), gather(e.text, sizes), e.scale)
         backward(losses['total'])
-        return {k: v.detach() for k, v in losses.items()}
-    image, text, scale = _encode_all(model, parts, replay)
-    losses = loss_fn(gather(image, sizes), gather(text, sizes), scale)
-    g_image, g_text, g_scale = torch.autograd.grad(
-        losses['total'], (image, text, scale)
-    )
-    _send_back(model, parts, replay, backward, g_image, g_text, g_scale)
-    return {k: v.detach() for k, v in losses.items()}
+    else:
+        image, text, scale = _encode_all(model, parts, replay)
+        losses = loss_fn(gather(image, sizes), gather(text, sizes), scale)
+        grads = torch.autograd.grad(losses['total'], (image, text, scale))
+        _send_back(model, parts, replay, backward, *grads)
+    return {name: loss.detach() for name, loss in losses.items()}
 
 # %% ../../nbs/8_training/88_bigbatch.ipynb #51-bigbatch-014
 def _encode_all(model, parts, replay):
     "Step 1: embeddings of all pieces as leaves, no activations kept."
-    seen = []
+    encoded = []
     with torch.no_grad(), _frozen_statistics(model):
         for i, part in enumerate(parts):
             replay(i)
-            seen.append(model(**part))
-    leaf = lambda x: x.detach().requires_grad_()
-    return (
-        leaf(torch.cat([e.image for e in seen], 1)),
-        leaf(torch.cat([e.text for e in seen], 1)),
-        leaf(seen[0].scale),
-    )
+            encoded.append(model(**part))
+    image = torch.cat([e.image for e in encoded], 1)
+    text = torch.cat([e.text for e in encoded], 1)
+    scale = encoded[0].scale
+    return tuple(x.detach().requires_grad_() for x in (image, text, scale))
 
 
 def _send_back(model, parts, replay, backward, g_image, g_text, g_scale):
     "Step 3: each piece once more, with its share of the gradient."
     start = 0
     for i, part in enumerate(parts):
-        more = i + 1 < len(parts) and hasattr(model, 'no_sync')
-        with model.no_sync() if more else nullcontext():
+        last = i + 1 == len(parts)
+        hold_back = hasattr(model, 'no_sync') and not last
+        with model.no_sync() if hold_back else nullcontext():
             replay(i)
             e = model(**part)
-            here = slice(start, start := start + e.image.shape[1])
-            proxy = (e.image * g_image[:, here]).sum() + (
-                e.text * g_text[:, here]
-            ).sum()
-            backward(proxy + (e.scale * g_scale if i == 0 else 0.0 * e.scale))
+            stop = start + e.image.shape[1]
+            by_image = (e.image * g_image[:, start:stop]).sum()
+            by_text = (e.text * g_text[:, start:stop]).sum()
+            # the scale's share goes with the first piece; a factor of 0 keeps the scale
+            # in the graph of the others, for models that wait for every gradient
+            by_scale = e.scale * (g_scale if i == 0 else 0.0)
+            backward(by_image + by_text + by_scale)
+            start = stop

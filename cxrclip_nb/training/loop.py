@@ -90,47 +90,40 @@ class Run:
     model: nn.Module  # prepared
     optimizer: object  # prepared
     loader: object  # training batches, prepared
-    valid: object  # this process's validation batches; None: no study has split valid
-    data: str  # fingerprint of table and vocabulary
-    labels: dict  # study -> number of its label sets, with same_text 'positive'
-    total: int  # steps of the run
+    # this process's validation batches; None: no study has split valid
+    valid_loader: object
+    fingerprint: str  # of table and vocabulary
+    label_ids: dict  # study -> number of its label sets, with same_text 'positive'
+    total_steps: int  # of the whole run
     step: int = 0  # steps taken
-    saved: int = 0  # steps in the last state on disk
+    saved_step: int = 0  # steps in the last state on disk
     history: list = field(default_factory=list)  # a dict a step
     untrained: dict = field(default_factory=dict)  # metrics before the first step
     # film that could not be read -> its study
     skipped: dict = field(default_factory=dict)
     # the signal that it was sent
     stop: StopSignals = field(default_factory=StopSignals)
-    spare: CXRCLIP | None = None  # if the weights are cut, a place for all of them
+    # if the weights are cut, a place for all of them
+    full_copy: CXRCLIP | None = None
 
     @property
-    def bare(self) -> CXRCLIP:
+    def unwrapped(self) -> CXRCLIP:
         return self.accelerator.unwrap_model(self.model)
 
 # %% ../../nbs/8_training/86_train.ipynb #468534e9
-def _accelerator(config):
-    """A fresh Accelerator: one of an earlier run in this session would keep its own
-    precision.
-    """
-    AcceleratorState._reset_state()
-    a = Accelerator(
-        **tracked_by(config),
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=config.mixed_precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-        # others wait while one evaluates
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
-    )
-    if int(os.environ.get('WORLD_SIZE', 1)) > a.num_processes:
+def _check_launch(accelerator, config):
+    "`ValueError` for processes, launchers and precisions that do not go together."
+    processes = os.environ.get('WORLD_SIZE', '1')
+    if int(processes) > accelerator.num_processes:
         raise ValueError(
-            f'{os.environ["WORLD_SIZE"]} processes were started, but each '
+            f'{processes} processes were started, but each '
             'would train alone; start a fresh Python with torchrun or '
             'accelerate launch'
         )
-    if a.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+    launcher = accelerator.distributed_type
+    if launcher in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(
-            f'{a.distributed_type.value} is not supported; to cut the '
+            f'{launcher.value} is not supported; to cut the '
             'weights among the processes, start with torchrun and the '
             'option shard'
         )
@@ -138,166 +131,193 @@ def _accelerator(config):
         raise ValueError(
             "shard goes with mixed_precision 'bf16' or 'no', and without compile"
         )
-    if config.mixed_precision == 'fp16' and a.device.type == 'cpu':
+    if config.mixed_precision == 'fp16' and accelerator.device.type == 'cpu':
         raise ValueError(
             "mixed_precision 'fp16' needs a GPU; on the CPU there are 'bf16' and 'no'"
         )
-    return a
+
+
+def _make_accelerator(config):
+    "A fresh Accelerator, checked."
+    # one of an earlier run in this session would keep its own precision
+    AcceleratorState._reset_state()
+    # all wait while one process evaluates
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    accelerator = Accelerator(
+        **tracked_by(config),
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=config.mixed_precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        kwargs_handlers=[patience],
+    )
+    _check_launch(accelerator, config)
+    return accelerator
 
 # %% ../../nbs/8_training/86_train.ipynb #fa436991
-def _told_to_shard(config):
+def _with_launcher_options(config):
     "`accelerate launch --use_fsdp` asks for the option `shard`."
-    return (
-        replace(config, shard=True)
-        if os.environ.get('ACCELERATE_USE_FSDP', 'false').lower() == 'true'
-        else config
-    )
+    use_fsdp = os.environ.get('ACCELERATE_USE_FSDP', 'false')
+    if use_fsdp.lower() == 'true':
+        return replace(config, shard=True)
+    return config
 
 
-def _prepared(model, config, accelerator):
-    """Model and optimiser as Accelerate prepares them, and, if the weights are cut, a
-    copy with room for all of them.
+def _prepare(model, config, accelerator):
+    """Model and optimiser as Accelerate prepares them.
+
+    Returns: model, optimiser, and, if the weights are cut, a copy with room for all of
+    them (else None).
     """
     if not config.shard or accelerator.num_processes == 1:
-        return *accelerator.prepare(model, make_optimizer(model, config)), None
-    spare = copy.deepcopy(model)
+        optimizer = make_optimizer(model, config)
+        model, optimizer = accelerator.prepare(model, optimizer)
+        return model, optimizer, None
+    full_copy = copy.deepcopy(model)
     shard(model.to(accelerator.device))
     # "evaluation": not wrapped for plain data parallelism
     model = accelerator.prepare_model(
         model, device_placement=False, evaluation_mode=True
     )
-    return model, accelerator.prepare(make_optimizer(model, config)), spare
+    optimizer = accelerator.prepare(make_optimizer(model, config))
+    return model, optimizer, full_copy
 
 
 @contextmanager
 def whole_model(run: Run):  # the model; all processes enter at the same time
     "A run's model with all its weights, for what a process does by itself."
-    if run.spare is None:
-        yield run.bare
+    if run.full_copy is None:
+        yield run.unwrapped
         return
-    run.spare.load_state_dict(gather_full(run.bare.state_dict()))
+    run.full_copy.load_state_dict(gather_full(run.unwrapped.state_dict()))
     try:
-        yield run.spare.to(run.accelerator.device)
+        yield run.full_copy.to(run.accelerator.device)
     finally:
-        run.spare.cpu()
+        run.full_copy.cpu()
 
 # %% ../../nbs/8_training/86_train.ipynb #88714f24
 def _check_splits(config, studies):
     "`ValueError` if the table lacks a split that the options ask for."
+    needed = [('train', ''), (config.eval_split, '')]
+    if config.patience != 0:
+        needed.append(('valid', ' (for patience)'))
+    if config.keep != 'last':
+        needed.append(('valid', ' (for keep)'))
     counts = studies.split.value_counts()
-    for split, why in (
-        ('train', ''),
-        (config.eval_split, ''),
-        *(
-            ('valid', f' (for {n})')
-            for n in ('patience', 'keep')
-            if getattr(config, n) not in (0, 'last')
-        ),
-    ):
+    for split, why in needed:
         if split not in counts:
             raise ValueError(
                 f'no study has split {split!r}{why}; the table has {dict(counts)}'
             )
 
-# %% ../../nbs/8_training/86_train.ipynb #46eb0147
-def _loaders(config, studies, root, tokenizer, bank, accelerator):
-    """Training batches as Accelerate prepares them; this process's validation batches,
-    or None.
-    """
-    data = {
-        s: StudyDataset(
-            studies[studies.split == s],
+# %% ../../nbs/8_training/86_train.ipynb #50bb7415
+def _make_datasets(config, studies, root, bank):
+    "Split -> dataset, for train and valid; a split without studies is left out."
+    datasets = {}
+    for split in ('train', 'valid'):
+        rows = studies[studies.split == split]
+        if len(rows) == 0:
+            continue
+        datasets[split] = StudyDataset(
+            rows,
             root,
             image_size=config.image_size,
-            train=s == 'train',
+            train=split == 'train',
             seed=config.seed,
             bank=bank,
             on_bad_film=config.on_bad_film,
         )
-        for s in ('train', 'valid')
-        if (studies.split == s).any()
-    }
-    mixed = (
-        MixedSampler(
-            list(studies.source[studies.split == 'train']),
-            parse_mix(config.mix),
-            config.seed,
-            counter=data['train'].counter,
-        )
-        if config.mix is not None
-        else None
+    return datasets
+
+
+def _make_sampler(config, studies, dataset):
+    "The order of a training epoch if sources are mixed by share, else None."
+    if config.mix is None:
+        return None
+    sources = list(studies.source[studies.split == 'train'])
+    shares = parse_mix(config.mix)
+    return MixedSampler(sources, shares, config.seed, counter=dataset.counter)
+
+# %% ../../nbs/8_training/86_train.ipynb #46eb0147
+def _make_loaders(config, studies, root, tokenizer, bank, accelerator):
+    """Training batches as Accelerate prepares them, and this process's validation
+    batches, or None.
+    """
+    datasets = _make_datasets(config, studies, root, bank)
+    train_loader = make_loader(
+        datasets['train'],
+        tokenizer,
+        config.batch_size,
+        num_workers=config.num_workers,
+        max_length=config.max_length,
+        sampler=_make_sampler(config, studies, datasets['train']),
     )
-    made = {
-        s: make_loader(
-            d,
+    valid_loader = None
+    if 'valid' in datasets:
+        all_batches = make_loader(
+            datasets['valid'],
             tokenizer,
             config.batch_size,
-            num_workers=config.num_workers * (s == 'train'),
             max_length=config.max_length,
-            sampler=mixed if s == 'train' else None,
         )
-        for s, d in data.items()
-    }
-    valid = (
-        every_nth_batch(
-            made['valid'], accelerator.process_index, accelerator.num_processes
+        valid_loader = every_nth_batch(
+            all_batches, accelerator.process_index, accelerator.num_processes
         )
-        if 'valid' in made
-        else None
-    )
-    return accelerator.prepare(made['train']), valid
+    return accelerator.prepare(train_loader), valid_loader
 
-
+# %% ../../nbs/8_training/86_train.ipynb #186481a7
 def _overwritten_bytes(config):
     "Bytes of the files that a resume will write over."
     if not config.resume:
         return 0
-    places = [Path(config.output_dir) / n for n in ('last.pt', 'best', 'model')]
-    return sum(
-        f.stat().st_size for p in places for f in (p, *p.glob('*')) if f.is_file()
-    )
+    folder = Path(config.output_dir)
+    files = [folder / 'last.pt', *folder.glob('best/*'), *folder.glob('model/*')]
+    return sum(f.stat().st_size for f in files if f.is_file())
 
 # %% ../../nbs/8_training/86_train.ipynb #9e3a0be2
 def start_run(config: TrainConfig) -> Run:
     """Data, model, optimiser and loaders of a run, at step 0; nothing is written yet.
-    Faults of options, data and disk are found here.
+
+    Raises: what is wrong with options, data and disk is found here.
     """
-    config = _told_to_shard(config)
+    config = _with_launcher_options(config)
     # the cutting is ours; with it, transformers would load weights on one process only
     with patch_environment(ACCELERATE_USE_FSDP='false'):
         return _start(config)
 
 
 def _start(config):
-    accelerator = _accelerator(config)
+    accelerator = _make_accelerator(config)
     with accelerator.main_process_first():
         studies, root = open_studies(config)
     _check_splits(config, studies)
     bank = load_bank(config.prompts) if config.prompts else None
     tokenizer = build_tokenizer(config, studies, bank)
-    loader, valid = _loaders(config, studies, root, tokenizer, bank, accelerator)
+    loader, valid_loader = _make_loaders(
+        config, studies, root, tokenizer, bank, accelerator
+    )
     model = build_model(config, tokenizer, bank)
-    there = _overwritten_bytes(config)
-    check_disk(Path(config.output_dir), sum(run_bytes(model).values()) - there)
-    model, optimizer, spare = _prepared(model, config, accelerator)
+    new_bytes = sum(run_bytes(model).values()) - _overwritten_bytes(config)
+    check_disk(Path(config.output_dir), new_bytes)
+    model, optimizer, full_copy = _prepare(model, config, accelerator)
+    label_ids = label_numbers(studies) if config.same_text == 'positive' else {}
     return Run(
-        config,
-        Path(config.output_dir),
-        accelerator,
-        studies,
-        root,
-        model,
-        optimizer,
-        loader,
-        valid,
-        fingerprint(studies, tokenizer),
-        label_numbers(studies) if config.same_text == 'positive' else {},
-        config.max_steps or config.epochs * len(loader),
-        spare=spare,
+        config=config,
+        dir=Path(config.output_dir),
+        accelerator=accelerator,
+        studies=studies,
+        root=root,
+        model=model,
+        optimizer=optimizer,
+        loader=loader,
+        valid_loader=valid_loader,
+        fingerprint=fingerprint(studies, tokenizer),
+        label_ids=label_ids,
+        total_steps=config.max_steps or config.epochs * len(loader),
+        full_copy=full_copy,
     )
 
 # %% ../../nbs/8_training/86_train.ipynb #04f3a66d
-def _note(run, faults):
+def _log_skipped(run, faults):
     "Say of each (study, film, reason) once that it is skipped."
     for study, film, reason in faults:
         if film not in run.skipped:
@@ -306,50 +326,45 @@ def _note(run, faults):
 
 
 def _with_text_ids(run, loader):
-    "Batches, what they skipped noted, the numbers of their texts added if asked for."
+    "Batches, what they skipped logged, the numbers of their texts added if asked for."
     for batch in loader:
-        _note(run, batch.get('skipped', ()))
-        yield (
-            batch | dict(text_ids=text_numbers(batch, run.labels))
-            if run.config.same_text == 'positive'
-            else batch
-        )
+        _log_skipped(run, batch.get('skipped', ()))
+        if run.config.same_text == 'positive':
+            batch = batch | dict(text_ids=text_numbers(batch, run.label_ids))
+        yield batch
 
 
-def _readable(run, row):
-    for film in row['images']:
+def _is_readable(run, study):
+    "Whether all films of a study can be read; the first that cannot is logged."
+    for film in study['images']:
         try:
             run.loader.dataset.read(film)
         except FilmError as e:
-            _note(run, [(row['study_id'], film, e)])
+            _log_skipped(run, [(study['study_id'], film, e)])
             return False
     return True
 
 # %% ../../nbs/8_training/86_train.ipynb #ed07a8b7
 def save(run: Run) -> None:
     "State and history on disk, written by the main process; all processes call it."
-    # the scaler is fp16's
-    run.saved, main, scaler = (
-        run.step,
-        run.accelerator.is_main_process,
-        run.accelerator.scaler,
-    )
+    run.saved_step = run.step
+    is_main = run.accelerator.is_main_process
+    scaler = run.accelerator.scaler  # of fp16
     save_state(
         run.dir / 'last.pt',
-        run.bare,
+        run.unwrapped,
         run.optimizer,
-        main,
+        is_main,
         step=run.step,
         history=run.history,
         untrained=run.untrained,
         config=asdict(run.config),
-        data=run.data,
+        data=run.fingerprint,
         scaler=scaler.state_dict() if scaler else {},
     )
-    if not main:
-        return
-    with atomic_path(run.dir / 'history.csv') as tmp:
-        pd.DataFrame(run.history).to_csv(tmp, index=False)
+    if is_main:
+        with atomic_path(run.dir / 'history.csv') as tmp:
+            pd.DataFrame(run.history).to_csv(tmp, index=False)
 
 # %% ../../nbs/8_training/86_train.ipynb #52-train-060
 def measure(
@@ -357,30 +372,27 @@ def measure(
     model: CXRCLIP,  # with all its weights
 ) -> dict:
     "`evaluate` on the run's evaluation split."
-    held_out = run.studies[run.studies.split == run.config.eval_split]
-    if run.config.on_bad_film == 'skip':
-        held_out = held_out[
-            [_readable(run, row) for row in held_out.to_dict('records')]
-        ]
-    return evaluate(
-        model, held_out, run.root, run.config.class_prompts, run.config.seed
-    )
+    config = run.config
+    held_out = run.studies[run.studies.split == config.eval_split]
+    if config.on_bad_film == 'skip':
+        readable = [_is_readable(run, row) for row in held_out.to_dict('records')]
+        held_out = held_out[readable]
+    return evaluate(model, held_out, run.root, config.class_prompts, config.seed)
 
 # %% ../../nbs/8_training/86_train.ipynb #01a3b695
 def _resume(run, state):
-    load_full(run.bare, run.optimizer, state['model'], state['optimizer'])
+    "Take weights, optimiser, step and history from a state."
+    load_full(run.unwrapped, run.optimizer, state['model'], state['optimizer'])
     if run.accelerator.scaler and state['scaler']:
         run.accelerator.scaler.load_state_dict(state['scaler'])
-    run.step, run.history, run.untrained = (
-        state['step'],
-        state['history'],
-        state['untrained'],
-    )
-    run.saved = run.step
-    run.accelerator.print(f'resumed at step {run.step} of {run.total}')
+    run.step = run.saved_step = state['step']
+    run.history = state['history']
+    run.untrained = state['untrained']
+    run.accelerator.print(f'resumed at step {run.step} of {run.total_steps}')
 
 
 def _start_fresh(run):
+    "Make room in the run's folder, and write its options."
     move_old_run_aside(run.dir)
     for name in ('model', 'best'):
         check_is_checkpoint(run.dir / name)
@@ -389,23 +401,22 @@ def _start_fresh(run):
 
 # %% ../../nbs/8_training/86_train.ipynb #c0d99024
 def begin(run: Run) -> None:
-    """Resume from the last state if that is asked for and there is one; else make room,
-    write the first state, measure the untrained model.
+    """Resume from the last state if that is asked for and there is one.
+
+    Else make room, write the first state, measure the untrained model.
     """
-    main, there = (
-        run.accelerator.is_main_process,
-        run.config.resume and (run.dir / 'last.pt').exists(),
-    )
+    is_main = run.accelerator.is_main_process
+    has_state = (run.dir / 'last.pt').exists()
     run.accelerator.wait_for_everyone()  # all have looked before one writes
-    if there:
-        _resume(run, load_state(run.dir / 'last.pt', run.config, run.data))
+    if run.config.resume and has_state:
+        _resume(run, load_state(run.dir / 'last.pt', run.config, run.fingerprint))
     else:
-        if main:
+        if is_main:
             _start_fresh(run)
         save(run)
     if not run.untrained:
         with whole_model(run) as model:
-            run.untrained = measure(run, model) if main else {}
+            run.untrained = measure(run, model) if is_main else {}
         save(run)
     run.accelerator.wait_for_everyone()
     open_tracker(run.accelerator, run.step)
@@ -413,11 +424,9 @@ def begin(run: Run) -> None:
 # %% ../../nbs/8_training/86_train.ipynb #1635c9d7
 def _train_batch(run, batch, tick):
     "One step, and its row of the history; `tick` is when the wait for the batch began."
-    wait, batch, epoch = (
-        time.perf_counter() - tick,
-        trim_to_smallest(batch, run.config, run.accelerator),
-        run.step // len(run.loader),
-    )
+    waited = time.perf_counter() - tick
+    batch = trim_to_smallest(batch, run.config, run.accelerator)
+    epoch = run.step // len(run.loader)
     try:
         row = train_step(
             run.model,
@@ -426,119 +435,119 @@ def _train_batch(run, batch, tick):
             run.config,
             run.accelerator,
             run.step,
-            run.total,
+            run.total_steps,
         )
     except FloatingPointError as e:
-        raise FloatingPointError(
-            f'{e}; the last good state is {run.dir / "last.pt"}, of step {run.saved}'
-        ) from e
+        last_state = f'{run.dir / "last.pt"}, of step {run.saved_step}'
+        raise FloatingPointError(f'{e}; the last good state is {last_state}') from e
     run.step += 1
     seconds = time.perf_counter() - tick
-    speed = dict(
-        waited=wait,
-        seconds=seconds,
-        studies_per_s=len(batch['study_ids']) * run.accelerator.num_processes / seconds,
-    )
-    run.history.append(
-        dict(step=run.step, epoch=epoch, **row, **speed)
-        | count_skipped(batch, run.config)
-    )
+    n_studies = len(batch['study_ids']) * run.accelerator.num_processes
+    timing = dict(waited=waited, seconds=seconds, studies_per_s=n_studies / seconds)
+    skipped = count_skipped(batch, run.config)
+    run.history.append(dict(step=run.step, epoch=epoch, **row, **timing, **skipped))
 
 # %% ../../nbs/8_training/86_train.ipynb #ce095a01
 def _end_epoch(run):
     "Validate; keep the model if it is the best so far."
+    row = run.history[-1]
     if run.skipped:
         print(
-            f'epoch {run.history[-1]["epoch"]}: {len(run.skipped)} films '
-            'could not be read so far',
+            f'epoch {row["epoch"]}: {len(run.skipped)} films could not be read so far',
             flush=True,
         )
-    if run.valid is None:
+    if run.valid_loader is None:
         return
     if run.accelerator.num_processes > 1:
-        broadcast(list(run.bare.buffers()))
-    best = min((r['valid'] for r in run.history if 'valid' in r), default=math.inf)
+        broadcast(list(run.unwrapped.buffers()))
+    lowest = min((r['valid'] for r in run.history if 'valid' in r), default=math.inf)
     with whole_model(run) as model:
+        batches = _with_text_ids(run, run.valid_loader)
         with run.accelerator.autocast():
-            value = run.history[-1]['valid'] = validate(
-                model, _with_text_ids(run, run.valid), run.config, run.accelerator
-            )
-        if value < best and run.accelerator.is_main_process:
-            save_checkpoint(
-                run.dir / 'best',
-                model,
-                about_run(run.config, run.studies, run.step, {}),
-            )
+            row['valid'] = validate(model, batches, run.config, run.accelerator)
+        if row['valid'] < lowest and run.accelerator.is_main_process:
+            about = about_run(run.config, run.studies, run.step, {})
+            save_checkpoint(run.dir / 'best', model, about)
 
 # %% ../../nbs/8_training/86_train.ipynb #d3f82e3c
-def _stop_if_told(run):
+def _stop_if_signalled(run):
     "If any process has caught a signal: all save and stop."
-    a, caught = run.accelerator, run.stop.caught
-    if a.num_processes > 1:
-        caught = int(a.gather(torch.tensor([caught], device=a.device)).max())
+    accelerator = run.accelerator
+    caught = run.stop.caught
+    if accelerator.num_processes > 1:
+        own = torch.tensor([caught], device=accelerator.device)
+        caught = int(accelerator.gather(own).max())
     if not caught:
         return
-    if run.saved < run.step:
+    if run.saved_step < run.step:
         save(run)
-    track(a, {}, run.step, flush=True)
-    a.print(
-        f'stopped by signal {caught} after step {run.step} of {run.total}; '
+    track(accelerator, {}, run.step, flush=True)
+    accelerator.print(
+        f'stopped by signal {caught} after step {run.step} of {run.total_steps}; '
         'its state is saved, go on with resume',
         flush=True,
     )
-    a.wait_for_everyone()  # until the main process has written
+    accelerator.wait_for_everyone()  # until the main process has written
     run.stop.caught = 0
     raise Stopped(caught, run.step)
 
 
-def _epoch(run):
+def _remaining_batches(run):
     "The batches of this epoch that are still to come."
     epoch, seen = divmod(run.step, len(run.loader))
     run.loader.dataset.set_epoch(epoch)
     run.loader.set_epoch(epoch)
     run.model.train()
-    return _with_text_ids(
-        run, skip_first_batches(run.loader, seen) if seen else run.loader
+    batches = skip_first_batches(run.loader, seen) if seen else run.loader
+    return _with_text_ids(run, batches)
+
+# %% ../../nbs/8_training/86_train.ipynb #25271ec1
+def _is_done(run):
+    "Whether all steps are taken, or the patience is at its end."
+    if run.step >= run.total_steps:
+        return True
+    return out_of_patience(run.history, run.config.patience)
+
+
+def _after_step(run):
+    "Validate at the end of an epoch, write a state where one is due, track the row."
+    is_end_of_epoch = run.step % len(run.loader) == 0
+    if is_end_of_epoch or run.step == run.total_steps:
+        _end_epoch(run)
+    if run.step % run.config.save_every == 0 or _is_done(run):
+        save(run)
+    is_saved = run.saved_step == run.step
+    track(run.accelerator, run.history[-1], run.step, flush=is_saved)
+
+
+def _progress_bar(run):
+    return progress(
+        total=run.total_steps,
+        initial=run.step,
+        desc='train',
+        unit='step',
+        off=not run.accelerator.is_main_process,
     )
 
 # %% ../../nbs/8_training/86_train.ipynb #89a81b2b
 def fit(run: Run) -> None:
-    """All steps that are left; a state every `save_every` steps, validation at the end
-    of each epoch. `Stopped` on SIGTERM and SIGINT, with the state saved.
+    """Take all steps that are left.
+
+    A state is written every `save_every` steps, and the end of each epoch validates.
+    Raises: `Stopped` on SIGTERM and SIGINT, with the state saved.
     """
-    c, done = (
-        run.config,
-        lambda: run.step >= run.total or out_of_patience(run.history, c.patience),
-    )
-    with (
-        run.stop,
-        progress(
-            total=run.total,
-            initial=run.step,
-            desc='train',
-            unit='step',
-            off=not run.accelerator.is_main_process,
-        ) as bar,
-    ):
-        _stop_if_told(run)
-        while not done():
+    with run.stop, _progress_bar(run) as bar:
+        _stop_if_signalled(run)
+        while not _is_done(run):
             tick = time.perf_counter()
-            for batch in _epoch(run):
+            for batch in _remaining_batches(run):
                 _train_batch(run, batch, tick)
-                if run.step % len(run.loader) == 0 or run.step == run.total:
-                    _end_epoch(run)
-                if run.step % c.save_every == 0 or done():
-                    save(run)
-                track(
-                    run.accelerator,
-                    run.history[-1],
-                    run.step,
-                    flush=run.saved == run.step,
-                )
+                _after_step(run)
                 bar.update()
-                bar.set_postfix(loss=f'{run.history[-1]["total"]:.3f}', refresh=False)
-                _stop_if_told(run)
-                if done():
+                loss = run.history[-1]['total']
+                bar.set_postfix(loss=f'{loss:.3f}', refresh=False)
+                _stop_if_signalled(run)
+                if _is_done(run):
                     break
                 tick = time.perf_counter()
 
@@ -555,32 +564,35 @@ class TrainResult:
     run_dir: Path  # folder with everything
 
 # %% ../../nbs/8_training/86_train.ipynb #b43d4f34
+def _write_results(run, model, history):
+    "Evaluate the model and write `model/`, `metrics.json` and `curves.png`."
+    step = run.step
+    if run.config.keep == 'best':
+        best = CXRCLIP.from_pretrained(run.dir / 'best')
+        model.load_state_dict(best.state_dict())
+        step = int(history.step[history.valid.idxmin()])
+    metrics = measure(run, model) | dict(
+        untrained=run.untrained, steps=step, seconds=float(history.seconds.sum())
+    )
+    about = about_run(run.config, run.studies, step, metrics)
+    save_checkpoint(run.dir / 'model', model, about)
+    with atomic_path(run.dir / 'metrics.json') as tmp:
+        tmp.write_text(json.dumps(metrics, indent=1))
+    save_curves(history, run.dir / 'curves.png')
+    return metrics
+
+
 def finish(run: Run) -> TrainResult:
-    """Evaluate, write `model/`, `metrics.json` and `curves.png`, and give the result
-    (metrics on the main process only).
+    """Evaluate, write the results to the run's folder, and return them.
+
+    The metrics are there on the main process only.
     """
-    history, metrics, step = pd.DataFrame(run.history), {}, run.step
+    history = pd.DataFrame(run.history)
+    metrics = {}
     with whole_model(run) as model:
         model.eval()
         if run.accelerator.is_main_process:
-            if run.config.keep == 'best':
-                model.load_state_dict(
-                    CXRCLIP.from_pretrained(run.dir / 'best').state_dict()
-                )
-                step = int(history.step[history.valid.idxmin()])
-            metrics = measure(run, model) | dict(
-                untrained=run.untrained,
-                steps=step,
-                seconds=float(history.seconds.sum()),
-            )
-            save_checkpoint(
-                run.dir / 'model',
-                model,
-                about_run(run.config, run.studies, step, metrics),
-            )
-            with atomic_path(run.dir / 'metrics.json') as tmp:
-                tmp.write_text(json.dumps(metrics, indent=1))
-            save_curves(history, run.dir / 'curves.png')
+            metrics = _write_results(run, model, history)
     track(run.accelerator, metrics, run.step, flush=True)
     run.accelerator.wait_for_everyone()
     run.accelerator.free_memory()
@@ -588,9 +600,7 @@ def finish(run: Run) -> TrainResult:
 
 # %% ../../nbs/8_training/86_train.ipynb #21c9b811
 def train(config: TrainConfig) -> TrainResult:
-    """A whole run: open the data, train or resume, evaluate, write the results to
-    `config.output_dir`.
-    """
+    "A whole run: open the data, train or resume, evaluate, write to `output_dir`."
     run = start_run(config)
     with run.stop:
         begin(run)
@@ -598,28 +608,36 @@ def train(config: TrainConfig) -> TrainResult:
         return finish(run)
 
 # %% ../../nbs/8_training/86_train.ipynb #8c0bffd2
+def _print_result(result):
+    "The tables of a run, and a line on its speed."
+    metrics = result.metrics
+    print(metrics_table(metrics).to_string(float_format='%.3f', na_rep='-'))
+    by_finding = findings_table(metrics)
+    if len(by_finding):
+        print(by_finding.to_string(float_format='%.3f'))
+    s = speed(result.history)
+    print(
+        f'{metrics["steps"]} steps, {metrics["seconds"]:.0f} '
+        f's of training, {s["studies_per_s"]:.0f} studies a second, '
+        f'{s["wait_share"]:.0%} of the time waiting for data; everything is '
+        f'in {result.run_dir}'
+    )
+
+
 def main(
     argv: list[str] | None = None,  # as `parse_config`
 ) -> None:
-    """The command `cxrclip-train`; `python -m cxrclip_nb.training.loop` and `torchrun
-    -m cxrclip_nb.training.loop` are the same.
+    """The command `cxrclip-train`.
+
+    `python -m cxrclip_nb.training.loop` and `torchrun -m cxrclip_nb.training.loop` are
+    the same.
     """
     try:
         result = train(parse_config(argv))
     except (ValueError, OSError, FloatingPointError) as e:
         sys.exit(f'cxrclip-train: {e}')
-    if not result.metrics:
-        return  # another process reports
-    print(metrics_table(result.metrics).to_string(float_format='%.3f', na_rep='-'))
-    if len(by_finding := findings_table(result.metrics)):
-        print(by_finding.to_string(float_format='%.3f'))
-    s = speed(result.history)
-    print(
-        f'{result.metrics["steps"]} steps, {result.metrics["seconds"]:.0f} '
-        f's of training, {s["studies_per_s"]:.0f} studies a second, '
-        f'{s["wait_share"]:.0%} of the time waiting for data; everything is '
-        f'in {result.run_dir}'
-    )
+    if result.metrics:  # else another process reports
+        _print_result(result)
 
 
 # `python -m`, not a notebook, where __spec__ is None

@@ -35,43 +35,42 @@ def evaluate(
     task: str = 'ensemble',  # form of the class prompts, see `class_prompts`
     seed: int = 0,  # of the bootstrap
 ) -> dict:
-    """Zero-shot AUROC and retrieval both ways, with intervals; what the studies cannot
-    answer is left out.
+    """Zero-shot AUROC and retrieval both ways, with intervals.
 
+    What the studies cannot answer is left out.
     Returns: flat: name -> number, name_low, name_high, name_chance; 'findings': by name
     n_pos, n_neg, auroc, low, high.
     """
     studies = studies.reset_index(drop=True)
     image = embed_studies(model, studies, root)
     result = dict(n_studies=len(studies))
-    known = evaluable_labels(studies)
-    if known:
-        table = zero_shot(
-            model, studies, root, class_prompts(task, known), image=image, seed=seed
-        )
-        result |= _flat('zeroshot_auroc', table.attrs['mean'], 0.5) | dict(
-            findings=table.to_dict('index')
-        )
-    told = studies.texts.map(len) > 0
-    if told.sum() > 1:
-        texts = [report_of(t) for t in studies.texts[told]]
+    labels = evaluable_labels(studies)
+    if labels:
+        prompts = class_prompts(task, labels)
+        table = zero_shot(model, studies, root, prompts, image=image, seed=seed)
+        result |= _flat('zeroshot_auroc', table.attrs['mean'], 0.5)
+        result['findings'] = table.to_dict('index')
+    has_report = studies.texts.map(len) > 0
+    if has_report.sum() > 1:
+        with_report = studies[has_report]
+        texts = [report_of(t) for t in with_report.texts]
         table = retrieval_table(
-            image[torch.tensor(told.tolist())],
+            image[torch.tensor(has_report.tolist())],
             model.embed_texts(texts),
             texts,
-            list(studies.patient_id[told]),
+            list(with_report.patient_id),
             seed=seed,
         )
-        for name, r in table.iterrows():
-            result |= _flat(name, r, r.chance)
+        for name, row in table.iterrows():
+            result |= _flat(name, row, row.chance)
     return result
 
 
-def _flat(name, r, chance):
+def _flat(name, row, chance):
     return {
-        name: float(r['value']),
-        f'{name}_low': float(r['low']),
-        f'{name}_high': float(r['high']),
+        name: float(row['value']),
+        f'{name}_low': float(row['low']),
+        f'{name}_high': float(row['high']),
         f'{name}_chance': float(chance),
     }
 
@@ -80,33 +79,29 @@ def metrics_table(
     metrics: dict,  # of a run, with the untrained ones under 'untrained'
 ) -> pd.DataFrame:  # a row a metric: chance, untrained, trained, low, high
     "The result of a run as one table; recalls and RSUM in percent."
-    names = [k.removesuffix('_chance') for k in metrics if k.endswith('_chance')]
     untrained = metrics.get('untrained', {})
-    return (
-        pd.DataFrame(
-            [
-                dict(
-                    metric=n,
-                    chance=metrics[f'{n}_chance'],
-                    untrained=untrained.get(n, math.nan),
-                    trained=metrics[n],
-                    low=metrics[f'{n}_low'],
-                    high=metrics[f'{n}_high'],
-                )
-                for n in names
-            ]
-        ).set_index('metric')
-        if names
-        else pd.DataFrame()
-    )
+    rows = []
+    for key in metrics:
+        if not key.endswith('_chance'):
+            continue
+        name = key.removesuffix('_chance')
+        rows.append(
+            dict(
+                metric=name,
+                chance=metrics[key],
+                untrained=untrained.get(name, math.nan),
+                trained=metrics[name],
+                low=metrics[f'{name}_low'],
+                high=metrics[f'{name}_high'],
+            )
+        )
+    return pd.DataFrame(rows).set_index('metric') if rows else pd.DataFrame()
 
 # %% ../../nbs/8_training/85_report.ipynb #051635a6
 def findings_table(
     metrics: dict,  # of a run
 ) -> pd.DataFrame:  # a row a finding: n_pos, n_neg, auroc, low, high
-    """Zero-shot AUROC by finding with its 95 % interval; empty if no finding could be
-    judged.
-    """
+    "Zero-shot AUROC by finding with its 95 % interval; empty without findings."
     return pd.DataFrame.from_dict(metrics.get('findings', {}), orient='index')
 
 # %% ../../nbs/8_training/85_report.ipynb #d1a75135
@@ -116,10 +111,9 @@ def speed(
     """Throughput of a run: studies a second, and the share of the time that was spent
     waiting for data; the median, since the first step is slow.
     """
-    return dict(
-        studies_per_s=float(history.studies_per_s.median()),
-        wait_share=float((history.waited / history.seconds).median()),
-    )
+    wait_share = (history.waited / history.seconds).median()
+    studies_per_s = history.studies_per_s.median()
+    return dict(studies_per_s=float(studies_per_s), wait_share=float(wait_share))
 
 # %% ../../nbs/8_training/85_report.ipynb #72c9814c
 def save_curves(
@@ -128,25 +122,17 @@ def save_curves(
     path: str | Path | None,
 ) -> None:
     "Losses, temperature, learning rate and throughput of a run as one picture."
+    losses = [c for c in ('total', 'mvs', 'icl', 'tcl', 'valid') if c in history]
+    wait_share = speed(history)['wait_share']
+    panels = (
+        (losses, 'loss', 'losses'),
+        (['scale'], '1/temperature', 'logit scale'),
+        (['lr'], 'learning rate', 'schedule'),
+        (['studies_per_s'], 'studies a second', f'waiting for data: {wait_share:.0%}'),
+    )
     fig, axs = plt.subplots(1, 4, figsize=(14, 3), layout='constrained')
-    show_curves(
-        history,
-        [c for c in ('total', 'mvs', 'icl', 'tcl', 'valid') if c in history],
-        ax=axs[0],
-        ylabel='loss',
-        title='losses',
-    )
-    show_curves(
-        history, ['scale'], ax=axs[1], ylabel='1/temperature', title='logit scale'
-    )
-    show_curves(history, ['lr'], ax=axs[2], ylabel='learning rate', title='schedule')
-    show_curves(
-        history,
-        ['studies_per_s'],
-        ax=axs[3],
-        ylabel='studies a second',
-        title=f'waiting for data: {speed(history)["wait_share"]:.0%}',
-    )
+    for ax, (columns, ylabel, title) in zip(axs, panels):
+        show_curves(history, columns, ax=ax, ylabel=ylabel, title=title)
     if path is None:
         return
     with atomic_path(path) as tmp:
@@ -175,9 +161,12 @@ def open_tracker(
 ) -> None:
     "Begin to track, in the folder `tensorboard` of the run; nothing without a tracker."
     if accelerator.log_with:
-        accelerator.init_trackers(
-            'tensorboard', init_kwargs=dict(tensorboard=dict(purge_step=step + 1))
-        )
+        options = dict(tensorboard=dict(purge_step=step + 1))
+        accelerator.init_trackers('tensorboard', init_kwargs=options)
+
+
+def _is_finite_number(value):
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def track(
@@ -187,18 +176,27 @@ def track(
     flush: bool = False,  # write it out now
 ) -> None:
     "A row of numbers to the tracker, if there is one."
-    accelerator.log(
-        {
-            k: v
-            for k, v in row.items()
-            if isinstance(v, (int, float)) and math.isfinite(v)
-        },
-        step=step,
-    )
-    for t in accelerator.trackers if flush and accelerator.is_main_process else ():
-        t.tracker.flush()
+    numbers = {k: v for k, v in row.items() if _is_finite_number(v)}
+    accelerator.log(numbers, step=step)
+    if flush and accelerator.is_main_process:
+        for t in accelerator.trackers:
+            t.tracker.flush()
 
 # %% ../../nbs/8_training/85_report.ipynb #82486862
+# options that a card names
+_ON_CARD = (
+    'epochs',
+    'batch_size',
+    'lr',
+    'weight_decay',
+    'icl_weight',
+    'tcl_weight',
+    'views',
+    'mixed_precision',
+    'seed',
+)
+
+
 def about_run(
     config: TrainConfig,
     studies: pd.DataFrame,  # the whole table
@@ -207,28 +205,18 @@ def about_run(
 ) -> dict:  # data, training, metrics: the `about` of a checkpoint
     "What a reader of the model card wants to know of a run."
     counts = studies.groupby(['source', 'split']).size().unstack(fill_value=0)
-    told = (
-        'epochs',
-        'batch_size',
-        'lr',
-        'weight_decay',
-        'icl_weight',
-        'tcl_weight',
-        'views',
-        'mixed_precision',
-        'seed',
-    )
+    data = []
+    for source, row in counts.iterrows():
+        by_split = {split: int(n) for split, n in row.items()}
+        data.append(dict(source=source, **by_split))
+    options = {name: getattr(config, name) for name in _ON_CARD}
+    with_intervals = {}
+    for name in metrics:
+        if f'{name}_low' in metrics:
+            low, high = metrics[f'{name}_low'], metrics[f'{name}_high']
+            with_intervals[name] = [metrics[name], low, high]
     return dict(
-        data=[
-            dict(source=source, **{s: int(n) for s, n in row.items()})
-            for source, row in counts.iterrows()
-        ],
-        training=dict(
-            steps=step, version=__version__, **{k: getattr(config, k) for k in told}
-        ),
-        metrics={
-            k: [metrics[k], metrics[f'{k}_low'], metrics[f'{k}_high']]
-            for k in metrics
-            if f'{k}_low' in metrics
-        },
+        data=data,
+        training=dict(steps=step, version=__version__, **options),
+        metrics=with_intervals,
     )

@@ -24,7 +24,7 @@ from .shards import gather_full
 
 # %% ../../nbs/8_training/84_resume.ipynb #8fc0296e
 @contextmanager
-def _told(path):
+def _explain_write_error(path):
     """A write that fails is an `OSError` that says what is still whole; libraries call
     it a RuntimeError or an error of their own.
     """
@@ -69,14 +69,12 @@ def save_state(
 
     Raises: `OSError` if it cannot be written, the state before is then still there.
     """
-    state = dict(
-        model=gather_full(model.state_dict(), write),
-        optimizer=gather_full(optimizer.state_dict(), write),
-        **rest,
-    )
+    weights = gather_full(model.state_dict(), write)
+    moments = gather_full(optimizer.state_dict(), write)
     if not write:
         return
-    with _told(path), atomic_path(path) as tmp:
+    state = dict(model=weights, optimizer=moments, **rest)
+    with _explain_write_error(path), atomic_path(path) as tmp:
         torch.save(state, tmp)
 
 
@@ -90,10 +88,23 @@ def save_checkpoint(
     Raises: `OSError` as for `save_state`.
     """
     model.config.about = about
-    with _told(folder):
+    with _explain_write_error(folder):
         model.save_pretrained(folder)
 
 # %% ../../nbs/8_training/84_resume.ipynb #44a83407
+def _read_state(path):
+    "What `save_state` wrote, on the CPU."
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
+        raise ValueError(
+            f'{path} is not a state that can be read ({type(e).__name__}: '
+            f'{str(e)[:80]}); start a new run without resume'
+        ) from e
+
+
 def load_state(
     path: Path,  # a state written by `save_state`
     config: TrainConfig,  # of the run that goes on
@@ -104,24 +115,15 @@ def load_state(
     Raises: `ValueError` that lists every option that differs from the run that wrote
     it, or says that the data do, or that the file is no state.
     """
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
+    state = _read_state(path)
+    now = asdict(config)
+    differences = []
+    for name, then in state['config'].items():
+        if name not in MAY_CHANGE_ON_RESUME and then != now.get(name):
+            differences.append(f'{name}: {then!r} then, {now.get(name)!r} now')
+    if differences:
         raise ValueError(
-            f'{path} is not a state that can be read ({type(e).__name__}: '
-            f'{str(e)[:80]}); start a new run without resume'
-        ) from e
-    new = asdict(config)
-    differ = [
-        f'{k}: {v!r} then, {new.get(k)!r} now'
-        for k, v in state['config'].items()
-        if k not in MAY_CHANGE_ON_RESUME and v != new.get(k)
-    ]
-    if differ:
-        raise ValueError(
-            f'{path} comes from another configuration; ' + '; '.join(differ)
+            f'{path} comes from another configuration; ' + '; '.join(differences)
         )
     if state['data'] != data:
         raise ValueError(
@@ -132,23 +134,27 @@ def load_state(
 
 # %% ../../nbs/8_training/84_resume.ipynb #d5cededa
 class StopSignals:
-    """While it is open, SIGTERM and SIGINT are noted in `.caught` (their number) in
-    place of ending the process; a second one after `grace` seconds ends it.
+    """While it is open, SIGTERM and SIGINT do not end the process: `.caught` is their
+    number. A second one after `grace` seconds ends it.
     """
 
     def __init__(
         self,
         grace: float = 2.0,  # seconds in which signals count as one
     ):
-        self.caught, self.grace, self.at, self.before, self.depth = 0, grace, 0.0, {}, 0
+        self.grace = grace
+        self.caught = 0  # number of the signal
+        self.caught_at = 0.0  # when, in seconds
+        self.old_handlers = {}  # signal -> what was set before
+        self.depth = 0  # it may be opened inside itself
 
     def __enter__(self):
-        self.depth += 1  # it may be opened inside itself
-        # others may not set handlers
-        if self.depth == 1 and threading.current_thread() is threading.main_thread():
-            self.before = {
-                s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)
-            }
+        self.depth += 1
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        # other threads may not set handlers
+        if self.depth == 1 and is_main_thread:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.old_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_):
@@ -157,20 +163,24 @@ class StopSignals:
             self._restore()
 
     def _restore(self):
-        while self.before:
-            signal.signal(*self.before.popitem())
+        while self.old_handlers:
+            number, handler = self.old_handlers.popitem()
+            signal.signal(number, handler)
 
-    def _note(self, number, frame):
-        if self.caught and time.monotonic() - self.at > self.grace:
+    def _on_signal(self, number, frame):
+        now = time.monotonic()
+        if not self.caught:
+            self.caught = int(number)
+            self.caught_at = now
+        elif now - self.caught_at > self.grace:
             self._restore()
             signal.raise_signal(number)
-        elif not self.caught:
-            self.caught, self.at = int(number), time.monotonic()
 
 # %% ../../nbs/8_training/84_resume.ipynb #181f2c2a
 class Stopped(SystemExit):
-    """A run that ended on a signal with its state saved; `.signal` is its number,
-    `.step` the steps taken, the exit code 128 + signal.
+    """A run that ended on a signal with its state saved.
+
+    `.signal` is its number, `.step` the steps taken, the exit code 128 + signal.
     """
 
     def __init__(
@@ -179,4 +189,5 @@ class Stopped(SystemExit):
         step: int,  # steps taken, all of them saved
     ):
         super().__init__(128 + number)
-        self.signal, self.step = number, step
+        self.signal = number
+        self.step = step

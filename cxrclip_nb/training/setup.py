@@ -44,23 +44,21 @@ def open_studies(config: TrainConfig) -> tuple[pd.DataFrame, Path]:
         raise FileNotFoundError(
             f'no study table at {path}; give a .parquet or .csv file'
         )
-    table = (
-        read_csv(path, root=root, seed=config.seed, sections=report_sections)
-        if path.suffix.lower() == '.csv'
-        else load_studies(path)
-    )
+    if path.suffix.lower() == '.csv':
+        table = read_csv(path, root=root, seed=config.seed, sections=report_sections)
+    else:
+        table = load_studies(path)
     return validate_studies(table, root=root), root
 
 
 def _open_phantoms(config):
     size = max(128, round(config.image_size * 8 / 7))  # room for crops
-    root = (
-        Path(config.root or 'data')
-        / f'phantoms_n{config.n_phantoms}_px{size}_seed{config.seed}'
-    )
-    return make_phantoms(
+    name = f'phantoms_n{config.n_phantoms}_px{size}_seed{config.seed}'
+    root = Path(config.root or 'data') / name
+    studies = make_phantoms(
         root, n_studies=config.n_phantoms, size=size, seed=config.seed
-    ), root
+    )
+    return studies, root
 
 # %% ../../nbs/8_training/82_setup.ipynb #52-train-023
 def build_tokenizer(
@@ -74,27 +72,31 @@ def build_tokenizer(
     """
     if config.text_encoder != 'tiny':
         return _named_tokenizer(config.text_encoder)
-    rows = studies[studies.split == 'train'].to_dict('records')
-    texts = [
-        t
-        for i, r in enumerate(rows)
-        for t in (
-            *r['texts'],
-            *r['augmented'],
-            *study_texts(r, rng_for(config.seed, 'vocabulary', i), bank),
-        )
-    ]
-    known = {l for c in LABEL_COLUMNS for cell in studies[c] for l in cell}
-    asked = class_prompts(
-        config.class_prompts,
-        [l for l in LABELS if l in known and l != 'No Finding'] or None,
-    )
-    for negative, positive in asked.values():
-        texts += [*negative, *positive]
+    texts = []
+    training = studies[studies.split == 'train']
+    for i, row in enumerate(training.to_dict('records')):
+        rng = rng_for(config.seed, 'vocabulary', i)
+        texts += [*row['texts'], *row['augmented'], *study_texts(row, rng, bank)]
+    texts += _class_texts(config, studies)
     return train_tokenizer(texts, vocab_size=config.vocab_size)
+
+
+def _class_texts(config, studies):
+    "Prompts of the zero-shot evaluation, for the findings that the table knows."
+    labels = set()
+    for column in LABEL_COLUMNS:
+        for cell in studies[column]:
+            labels.update(cell)
+    findings = [l for l in LABELS if l in labels and l != 'No Finding']
+    texts = []
+    prompts = class_prompts(config.class_prompts, findings or None)
+    for negative, positive in prompts.values():
+        texts += [*negative, *positive]
+    return texts
 
 # %% ../../nbs/8_training/82_setup.ipynb #52-train-024
 def _named_tokenizer(name):
+    "A published tokeniser, or one from a folder."
     try:
         return text_tokenizer(name)
     except ValueError as e:
@@ -105,6 +107,19 @@ def _named_tokenizer(name):
         ) from e
 
 # %% ../../nbs/8_training/82_setup.ipynb #52-train-025
+# options of a run that are those of its model
+_MODEL_OPTIONS = (
+    'image_encoder',
+    'text_encoder',
+    'pretrained',
+    'image_weights',
+    'image_size',
+    'embed_dim',
+    'max_length',
+    'temperature',
+)
+
+
 def build_model(
     config: TrainConfig,
     tokenizer,  # of the text encoder
@@ -112,22 +127,9 @@ def build_model(
 ) -> CXRCLIP:
     "Towers and projections as configured, weights seeded."
     seed_everything(config.seed)
-    given = {
-        k: getattr(config, k)
-        for k in (
-            'image_encoder',
-            'text_encoder',
-            'pretrained',
-            'image_weights',
-            'image_size',
-            'embed_dim',
-            'max_length',
-            'temperature',
-        )
-    }
-    model = CXRCLIP(
-        CXRCLIPConfig(**given, prompts_version=bank_version(bank)), tokenizer
-    )
+    options = {name: getattr(config, name) for name in _MODEL_OPTIONS}
+    model_config = CXRCLIPConfig(**options, prompts_version=bank_version(bank))
+    model = CXRCLIP(model_config, tokenizer)
     if config.save_memory:
         model.save_memory()
     if config.compile:
@@ -142,10 +144,9 @@ def fingerprint(
     """A short text that changes with any cell of the table or any word of the
     vocabulary, wherever the table lies.
     """
-    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.blake2b(
-        (studies.to_json() + words).encode(), digest_size=16
-    ).hexdigest()
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    content = studies.to_json() + vocabulary
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 # %% ../../nbs/8_training/82_setup.ipynb #0a4b518a
 def move_old_run_aside(
@@ -155,27 +156,30 @@ def move_old_run_aside(
     and is named.
     """
     if not (run_dir / 'last.pt').exists():
-        return run_dir.mkdir(parents=True, exist_ok=True)
-    k = next(
-        k
-        for k in range(1, 10_000)
-        if not (old := run_dir.with_name(f'{run_dir.name}.{k}')).exists()
-    )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return
+    k = 1
+    while run_dir.with_name(f'{run_dir.name}.{k}').exists():
+        k += 1
+    old = run_dir.with_name(f'{run_dir.name}.{k}')
     run_dir.rename(old)
     run_dir.mkdir()
     print(f'earlier run kept as {old}')
 
 # %% ../../nbs/8_training/82_setup.ipynb #71df3753
+def _bytes_of(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
 def run_bytes(
     model: nn.Module,  # as it will be trained
 ) -> dict[str, int]:  # part -> bytes
-    """What a run has on the disk at most, at once: two states, two checkpoints, and
-    texts (vocabulary, history, curves).
+    """What a run has on the disk at most, at once.
+
+    Two states, two checkpoints, and texts (vocabulary, history, curves).
     """
-    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    moments = 2 * sum(
-        p.numel() * p.element_size() for p in model.parameters() if p.requires_grad
-    )
+    weights = _bytes_of(model.state_dict().values())
+    moments = 2 * _bytes_of(p for p in model.parameters() if p.requires_grad)
     return {
         'last.pt': weights + moments,
         'the next last.pt': weights + moments,
@@ -192,13 +196,13 @@ def check_disk(
     """`OSError` that says how much is missing if the disk of `folder` has not `need`
     bytes free (a quota shows only on writing).
     """
-    home = next(
-        p for p in (folder.absolute(), *folder.absolute().parents) if p.exists()
-    )
-    free, gb = shutil.disk_usage(home).free, 1e9
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
     if free < need:
         raise OSError(
-            f'the run needs {need / gb:.2f} GB in {folder} (states and '
-            f'checkpoints), {free / gb:.2f} GB are free; make '
-            f'{(need - free) / gb:.2f} GB of room or give another output_dir'
+            f'the run needs {need / 1e9:.2f} GB in {folder} (states and '
+            f'checkpoints), {free / 1e9:.2f} GB are free; make '
+            f'{(need - free) / 1e9:.2f} GB of room or give another output_dir'
         )

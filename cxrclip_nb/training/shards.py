@@ -19,15 +19,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 # %% ../../nbs/8_training/89_shards.ipynb #12e27fb4
 def _layers(module):
     "Members of the outermost stacks of layers."
-    for m in module.children():
-        yield from (
-            m.children()
-            if isinstance(m, (nn.ModuleList, nn.Sequential))
-            else _layers(m)
-        )
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            yield from child.children()
+        else:
+            yield from _layers(child)
 
 
 def _average(p):
+    "The gradient of a weight that is whole everywhere, averaged over the processes."
     dist.all_reduce(p.grad)
     p.grad /= dist.get_world_size()
 
@@ -38,7 +38,8 @@ def shard(
     model: nn.Module,
 ) -> nn.Module:  # the same model; all processes call its `forward`, equally often
     """Cut all weights among the processes, in place; an optimiser is made afterwards.
-    `ValueError` without a process group, or with a torch that is too old.
+
+    Raises: `ValueError` without a process group, or with a torch that is too old.
     """
     if 'ignored_params' not in inspect.signature(fully_shard).parameters:
         raise ValueError(
@@ -49,23 +50,15 @@ def shard(
             'no process group: weights are cut among the processes that '
             'torchrun or accelerate launch start'
         )
-    # who takes part
-    mesh = init_device_mesh(
-        next(model.parameters()).device.type, (dist.get_world_size(),)
-    )
+    device = next(model.parameters()).device
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))  # who takes part
     model.to(memory_format=torch.contiguous_format)
-    numbers = [p for p in model.parameters() if p.ndim == 0]
-    towers = model.image_encoder, model.text_encoder
-    for unit in (
-        *(
-            m
-            for t in towers
-            for m in _layers(t)
-            if next(m.parameters(), None) is not None
-        ),
-        *towers,
-    ):
+    towers = [model.image_encoder, model.text_encoder]
+    layers = [layer for tower in towers for layer in _layers(tower)]
+    layers = [layer for layer in layers if next(layer.parameters(), None) is not None]
+    for unit in layers + towers:
         fully_shard(unit, mesh=mesh)
+    numbers = [p for p in model.parameters() if p.ndim == 0]
     fully_shard(model, mesh=mesh, ignored_params=set(numbers))
     for p in numbers:
         p.register_post_accumulate_grad_hook(_average)
@@ -76,8 +69,9 @@ def gather_full(
     state,  # a state dict, or any nest of dicts and lists, or a tensor
     keep: bool = True,  # False: take part, but get None in place of each cut tensor
 ):  # the same with every cut tensor whole, on the CPU
-    """Cut tensors put together; with cut tensors in it, all processes must call it at
-    the same time.
+    """Cut tensors put together.
+
+    With cut tensors in it, all processes must call it at the same time.
     """
     if isinstance(state, DTensor):
         full = state.full_tensor()
@@ -86,19 +80,29 @@ def gather_full(
         return [gather_full(v, keep) for v in state]
     if not isinstance(state, dict):
         return state
-    same = copy.copy(state)
-    same.update({k: gather_full(v, keep) for k, v in state.items()})
-    return same
+    gathered = copy.copy(state)
+    gathered.update({k: gather_full(v, keep) for k, v in state.items()})
+    return gathered
 
 # %% ../../nbs/8_training/89_shards.ipynb #ab38f148
 def _part(full, like):
     "This process's part of a tensor, if `like`, of the same shape, is cut."
-    if not isinstance(like, DTensor) or full.shape != like.shape:
+    is_cut = isinstance(like, DTensor) and full.shape == like.shape
+    if not is_cut:
         return full
-    # no view of the whole
-    return distribute_tensor(
-        full.to(like.device), like.device_mesh, like.placements, src_data_rank=None
-    ).clone()
+    full = full.to(like.device)
+    part = distribute_tensor(
+        full, like.device_mesh, like.placements, src_data_rank=None
+    )
+    return part.clone()  # no view of the whole
+
+
+def _parts(state, like):
+    "Of the moments of a weight; what is no tensor stays."
+    parts = {}
+    for name, value in state.items():
+        parts[name] = _part(value, like) if torch.is_tensor(value) else value
+    return parts
 
 
 def load_full(
@@ -114,8 +118,5 @@ def load_full(
     own = model.state_dict()
     model.load_state_dict({k: _part(v, own.get(k)) for k, v in weights.items()})
     params = [p for group in optimizer.param_groups for p in group['params']]
-    parts = {
-        i: {k: _part(v, params[i]) if torch.is_tensor(v) else v for k, v in s.items()}
-        for i, s in moments['state'].items()
-    }
-    optimizer.load_state_dict(moments | dict(state=parts))
+    state = {i: _parts(s, params[i]) for i, s in moments['state'].items()}
+    optimizer.load_state_dict(moments | dict(state=state))

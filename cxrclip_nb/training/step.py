@@ -34,30 +34,27 @@ def make_optimizer(
     config: TrainConfig,  # lr and weight_decay are used
 ) -> torch.optim.AdamW:
     "AdamW over `param_groups`, in its fused form."
-    return torch.optim.AdamW(
-        param_groups(model, config.weight_decay), lr=config.lr, fused=True
-    )
+    groups = param_groups(model, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 # %% ../../nbs/8_training/83_step.ipynb #9cfc445e
-def _number(*said) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(repr(said).encode(), digest_size=8).digest(),
-        'little',
-        signed=True,
-    )
+def _hash_number(*values) -> int:
+    digest = hashlib.blake2b(repr(values).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, 'little', signed=True)
 
 
 def label_numbers(
     studies: pd.DataFrame,  # study table
 ) -> dict[str, int]:  # study_id -> number; studies with a text are left out
-    """A number for the labels of each study that has no text; equal sets of positive,
-    negative and uncertain labels, equal numbers.
+    """A number for the labels of each study that has no text.
+
+    Equal sets of positive, negative and uncertain labels, equal numbers.
     """
-    rows = studies[studies.texts.map(len) == 0]
-    return {
-        i: _number(*(sorted(set(s)) for s in sets))
-        for i, *sets in zip(rows.study_id, *(rows[c] for c in LABEL_COLUMNS))
-    }
+    numbers = {}
+    for row in studies[studies.texts.map(len) == 0].to_dict('records'):
+        label_sets = [sorted(set(row[column])) for column in LABEL_COLUMNS]
+        numbers[row['study_id']] = _hash_number(*label_sets)
+    return numbers
 
 # %% ../../nbs/8_training/83_step.ipynb #5dd69421
 def text_numbers(
@@ -67,34 +64,46 @@ def text_numbers(
     """Numbers of the texts of a batch: by label sets for studies that have no report,
     by tokens for the others.
     """
-    ids, mask = batch['input_ids'].cpu(), batch['attention_mask'].cpu().bool()
-    rows = [
-        [
-            labels.get(s) or _number(ids[v, j][mask[v, j]].tolist())
-            for j, s in enumerate(batch['study_ids'])
-        ]
-        for v in (0, 1)
-    ]
-    return torch.tensor(rows)  # [2, B]
+    input_ids = batch['input_ids'].cpu()
+    is_token = batch['attention_mask'].cpu().bool()
+    numbers = torch.empty(input_ids.shape[:2], dtype=torch.long)  # [2, B]
+    for view in (0, 1):
+        for j, study in enumerate(batch['study_ids']):
+            if study in labels:
+                numbers[view, j] = labels[study]
+            else:
+                tokens = input_ids[view, j][is_token[view, j]].tolist()
+                numbers[view, j] = _hash_number(tokens)
+    return numbers
 
 # %% ../../nbs/8_training/83_step.ipynb #41945bff
 def _objective(config, ids=None):
-    """The objective of a configuration as a function of (image, text, scale); `ids` of
-    all studies [2, W*B].
+    """The objective of a configuration as a function of (image, text, scale).
+
+    `ids` are numbers of all texts [2, W*B], W processes with B studies each.
     """
-    ids = None if ids is None else ids[: config.views]
-    return lambda *e: cxrclip_loss(
-        *e, config.icl_weight, config.tcl_weight, text_ids=ids, chunk=config.loss_chunk
-    )
+    text_ids = None if ids is None else ids[: config.views]
+
+    def objective(image, text, scale):
+        return cxrclip_loss(
+            image,
+            text,
+            scale,
+            config.icl_weight,
+            config.tcl_weight,
+            text_ids=text_ids,
+            chunk=config.loss_chunk,
+        )
+
+    return objective
 
 
 def _gather_ids(ids, accelerator):
     "Numbers of this process [2, B] -> of all processes [2, W*B], in their order."
-    return (
-        None
-        if ids is None
-        else accelerator.gather(ids.T.contiguous().to(accelerator.device)).T
-    )
+    if ids is None:
+        return None
+    by_study = ids.T.contiguous().to(accelerator.device)  # [B, 2]
+    return accelerator.gather(by_study).T
 
 # %% ../../nbs/8_training/83_step.ipynb #a73e1468
 def _jittered(images: Tensor, generator) -> Tensor:
@@ -106,30 +115,29 @@ def _seed_of(*keys) -> int:
     return int(rng_for(*keys).integers(2**31))
 
 
-def _inputs(batch, config, step, rank):
-    """The model's inputs of a batch: films jittered by a generator of this step and
-    rank.
-    """
-    generator = torch.Generator(batch['images'].device).manual_seed(
-        _seed_of(config.seed, 'jitter', step, rank)
-    )
+def _model_inputs(batch, config, step, rank):
+    "What the model is given of a batch: jittered films, and texts."
+    images = batch['images']
+    generator = torch.Generator(images.device)
+    generator.manual_seed(_seed_of(config.seed, 'jitter', step, rank))
+    # two views are jittered even if one is used: runs with one and two draw alike
     inputs = dict(
-        images=_jittered(batch['images'], generator),
+        images=_jittered(images, generator),
         input_ids=batch['input_ids'],
         attention_mask=batch['attention_mask'],
     )
-    return {k: v[: config.views] for k, v in inputs.items()}
+    return {name: value[: config.views] for name, value in inputs.items()}
 
 
-def _must_be_finite(what, value, step, batch):
+def _check_finite(what, value, step, batch):
     """`FloatingPointError` with the studies of all processes; the loss is that of the
     whole batch, so all processes meet here or none.
     """
     if math.isfinite(value):
         return
+    studies = ', '.join(gather_object(list(batch['study_ids'])))
     raise FloatingPointError(
-        f'the {what} is {value} at step {step + 1}; studies of the batch: '
-        f'{", ".join(gather_object(list(batch["study_ids"])))}'
+        f'the {what} is {value} at step {step + 1}; studies of the batch: {studies}'
     )
 
 # %% ../../nbs/8_training/83_step.ipynb #3c74d0b9
@@ -147,34 +155,35 @@ def train_step(
 
     Raises: `FloatingPointError` naming step and studies if the loss is not a number.
     """
-    rank, lr = (
-        accelerator.process_index,
-        config.lr * lr_factor(step, total, int(config.warmup * total)),
-    )
+    rank = accelerator.process_index
+    lr = config.lr * lr_factor(step, total, int(config.warmup * total))
     for group in optimizer.param_groups:
         group['lr'] = lr
+
+    def seed_piece(i):
+        torch.manual_seed(_seed_of(config.seed, 'dropout', step, rank, i))
+
     optimizer.zero_grad()
+    text_ids = _gather_ids(batch.get('text_ids'), accelerator)
     losses = contrastive_backward(
         model,
-        _inputs(batch, config, step, rank),
-        _objective(config, _gather_ids(batch.get('text_ids'), accelerator)),
+        _model_inputs(batch, config, step, rank),
+        _objective(config, text_ids),
         config.micro_batch,
-        lambda i: torch.manual_seed(_seed_of(config.seed, 'dropout', step, rank, i)),
+        seed_piece,
         accelerator.backward,
     )
-    _must_be_finite('loss', losses['total'].item(), step, batch)
-    norm = float(
-        gather_full(accelerator.clip_grad_norm_(model.parameters(), config.grad_clip))
-    )
+    _check_finite('loss', losses['total'].item(), step, batch)
+    norm = accelerator.clip_grad_norm_(model.parameters(), config.grad_clip)
+    grad_norm = float(gather_full(norm))
     # fp16 skips such a step by itself
     if accelerator.scaler is None:
-        _must_be_finite('norm of the gradient', norm, step, batch)
+        _check_finite('norm of the gradient', grad_norm, step, batch)
     optimizer.step()
-    bare = accelerator.unwrap_model(model)
-    bare.clip_scale_()
-    return {k: v.item() for k, v in losses.items()} | dict(
-        scale=bare.scale.item(), grad_norm=norm, lr=lr
-    )
+    unwrapped = accelerator.unwrap_model(model)
+    unwrapped.clip_scale_()
+    row = {name: value.item() for name, value in losses.items()}
+    return row | dict(scale=unwrapped.scale.item(), grad_norm=grad_norm, lr=lr)
 
 # %% ../../nbs/8_training/83_step.ipynb #11964968
 def count_skipped(
@@ -185,11 +194,9 @@ def count_skipped(
 
     Returns: {'skipped': studies left out of it}; empty where films must be readable.
     """
-    return (
-        dict(skipped=len(batch.get('skipped', ())))
-        if config.on_bad_film == 'skip'
-        else {}
-    )
+    if config.on_bad_film != 'skip':
+        return {}
+    return dict(skipped=len(batch.get('skipped', ())))
 
 
 def trim_to_smallest(
@@ -202,15 +209,13 @@ def trim_to_smallest(
     """
     if config.on_bad_film != 'skip' or accelerator.num_processes == 1:
         return batch
-    n = int(
-        accelerator.gather(
-            torch.tensor([len(batch['study_ids'])], device=accelerator.device)
-        ).min()
-    )
-    return {
-        k: v[:, :n] if torch.is_tensor(v) else v[:n] if k == 'study_ids' else v
-        for k, v in batch.items()
-    }
+    size = torch.tensor([len(batch['study_ids'])], device=accelerator.device)
+    smallest = int(accelerator.gather(size).min())
+    trimmed = dict(batch, study_ids=batch['study_ids'][:smallest])
+    for name, value in batch.items():
+        if torch.is_tensor(value):
+            trimmed[name] = value[:, :smallest]
+    return trimmed
 
 # %% ../../nbs/8_training/83_step.ipynb #85429156
 def every_nth_batch(
@@ -221,10 +226,9 @@ def every_nth_batch(
     """The validation batches that one process computes; the batches themselves do not
     depend on their number.
     """
+    batches = list(loader.batch_sampler)
     return DataLoader(
-        loader.dataset,
-        batch_sampler=list(loader.batch_sampler)[rank::world],
-        collate_fn=loader.collate_fn,
+        loader.dataset, batch_sampler=batches[rank::world], collate_fn=loader.collate_fn
     )
 
 # %% ../../nbs/8_training/83_step.ipynb #ab813b2d
@@ -236,31 +240,26 @@ def validate(
     accelerator: Accelerator,  # whose processes share the batches
 ) -> float:  # mean total loss a study, equal on all processes
     "Objective on held-out studies, no augmentation; NaN if there are none."
-    was, rows = model.training, []
+    device = accelerator.device
+    was_training = model.training
     model.eval()
-    for k, b in enumerate(loader):
-        e = model(
-            *(
-                b[key][: config.views].to(accelerator.device)
-                for key in ('images', 'input_ids', 'attention_mask')
-            )
-        )
-        ids = b['text_ids'].to(accelerator.device) if 'text_ids' in b else None
-        loss = _objective(config, ids)(*e)['total'].item()
-        rows.append(
-            (
-                k * accelerator.num_processes + accelerator.process_index,
-                loss,
-                len(b['study_ids']),
-            )
-        )
-    model.train(was)
-    rows = sorted(gather_object(rows))  # all batches, in their order
-    return (
-        float(np.average([r[1] for r in rows], weights=[r[2] for r in rows]))
-        if rows
-        else math.nan
-    )
+    results = []  # (place of the batch, loss, studies)
+    for k, batch in enumerate(loader):
+        inputs = [
+            batch[name][: config.views].to(device)
+            for name in ('images', 'input_ids', 'attention_mask')
+        ]
+        embeddings = model(*inputs)
+        ids = batch['text_ids'].to(device) if 'text_ids' in batch else None
+        losses = _objective(config, ids)(*embeddings)
+        place = k * accelerator.num_processes + accelerator.process_index
+        results.append((place, losses['total'].item(), len(batch['study_ids'])))
+    model.train(was_training)
+    results = sorted(gather_object(results))  # all batches, in their order
+    if not results:
+        return math.nan
+    _, losses, sizes = zip(*results)
+    return float(np.average(losses, weights=sizes))
 
 # %% ../../nbs/8_training/83_step.ipynb #3bc66690
 def out_of_patience(
@@ -268,9 +267,8 @@ def out_of_patience(
     patience: int,  # epochs; 0: endless
 ) -> bool:
     "Whether the lowest validation loss is `patience` or more validations ago."
-    losses = [r['valid'] for r in history if 'valid' in r]
-    return (
-        bool(patience and losses)
-        and len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__)
-        >= patience
-    )
+    losses = [row['valid'] for row in history if 'valid' in row]
+    if not patience or not losses:
+        return False
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return len(losses) - 1 - best >= patience

@@ -1,0 +1,58 @@
+"""The public names, once: `lazy_loader` reads them, and so do type checkers."""
+
+# models
+from .model.clip import CXRCLIP as CXRCLIP
+from .model.hub import CXRCLIPConfig as CXRCLIPConfig
+from .model.released import load_released as load_released
+
+# runs
+from .training.config import TrainConfig as TrainConfig
+from .training.loop import train as train
+from .training.report import evaluate as evaluate
+
+# corpora and tables
+from .data.corpora import read_chexpert as read_chexpert
+from .data.corpora import read_mimic as read_mimic
+from .data.corpora import read_nih14 as read_nih14
+from .data.corpora import read_openi as read_openi
+from .data.corpora import read_rsna as read_rsna
+from .data.corpora import read_siim as read_siim
+from .data.corpora import read_vindr as read_vindr
+from .data.tables import read_csv as read_csv
+from .data.studies import load_studies as load_studies
+from .data.studies import save_studies as save_studies
+from .data.studies import split_by_patient as split_by_patient
+from .data.studies import validate_studies as validate_studies
+from .data.leakage import leakage as leakage
+from .data.prepare import prepare as prepare
+from .data.phantoms import make_phantoms as make_phantoms
+from .data.films import read_film as read_film
+
+# from a study to a batch
+from .data.batches import StudyDataset as StudyDataset
+from .data.batches import make_loader as make_loader
+from .data.sampling import sample_texts as sample_texts
+from .data.sampling import sample_views as sample_views
+from .text.reports import shuffle_sentences as shuffle_sentences
+from .text.reports import split_sections as split_sections
+from .text.prompts import class_prompts as class_prompts
+from .text.prompts import expand as expand
+
+# losses
+from .losses.contrastive import cxrclip_loss as cxrclip_loss
+from .losses.contrastive import icl_loss as icl_loss
+from .losses.contrastive import info_nce as info_nce
+from .losses.contrastive import mvs_loss as mvs_loss
+from .losses.contrastive import tcl_loss as tcl_loss
+
+# evaluation
+from .evaluation.probe import linear_probe as linear_probe
+from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
+from .evaluation.zeroshot import zero_shot as zero_shot
+
+# errors that are the user's; all are CXRError
+from .core import CXRError as CXRError
+from .data.films import FilmError as FilmError
+from .data.studies import StudyError as StudyError
+from .model.hub import CheckpointError as CheckpointError
+from .text.prompts import LabelError as LabelError
