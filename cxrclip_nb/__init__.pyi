@@ -55,4 +55,4 @@ from .core import CXRError as CXRError
 from .data.films import FilmError as FilmError
 from .data.studies import StudyError as StudyError
 from .model.hub import CheckpointError as CheckpointError
-from .text.prompts import LabelError as LabelError
+from .text.labels import LabelError as LabelError

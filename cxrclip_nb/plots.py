@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'show_films', 'show_matrix', 'show_curves', 'show_bars']
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-003
-import math
+import itertools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -20,29 +20,27 @@ from matplotlib.axes import Axes
 PALETTE = tuple(sns.color_palette('colorblind').as_hex())
 
 
-def _grid(n, ncols, size, axs):
-    "At least n Axes in a row each after the other: those given, or a new figure's."
-    if axs is not None:
-        return np.atleast_1d(axs).ravel()
-    cols = ncols or min(n, 4)
-    rows = math.ceil(n / cols)
-    inches = (size * cols, (size + 0.25) * rows)  # a title takes a quarter of an inch
-    options = dict(figsize=inches, squeeze=False, layout='constrained')
-    _, axs = plt.subplots(rows, cols, **options)
+def _grid(n, ncols, size):
+    "A new figure for n films of so many inches."
+    ncols = ncols or min(n, 4)
+    nrows = -(-n // ncols)  # rounded up
+    figsize = (size * ncols, (size + 0.25) * nrows)
+    _, axs = plt.subplots(
+        nrows, ncols, figsize=figsize, squeeze=False, layout='constrained'
+    )
     return axs.ravel()
 
 
 def _overlay(ax, masks):
-    "Masks as outlines with a breath of colour, and a legend of their names."
-    for k, (name, mask) in enumerate(masks.items()):
+    "Masks as outlines, palely filled."
+    for color, (name, mask) in zip(itertools.cycle(PALETTE), masks.items()):
         if not mask.any():
             continue
-        color = PALETTE[k % len(PALETTE)]
         ax.contourf(mask, levels=[0.5, 1.5], colors=[color], alpha=0.15)
         ax.contour(mask, levels=[0.5], colors=[color], linewidths=0.9)
-        ax.plot([], [], color=color, lw=4, label=name)
+        ax.plot([], [], color=color, lw=4, label=name)  # for the legend
     if ax.lines:
-        ax.legend(loc='lower right', framealpha=0.7)
+        ax.legend(fontsize=5, loc='lower right', framealpha=0.7)
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-009
 def show_films(
@@ -60,25 +58,27 @@ def show_films(
     for what, given in (('titles', titles), ('masks', masks)):
         if given is not None and len(given) != len(films):
             raise ValueError(f'{len(films)} films, but {len(given)} {what}')
-    axs = _grid(len(films), ncols, size, axs)
+    if axs is None:
+        axs = _grid(len(films), ncols, size)
+    axs = np.atleast_1d(axs).ravel()
     for ax in axs:
         ax.axis('off')
-    for i, film in enumerate(films):
-        axs[i].imshow(film, cmap='gray', vmin=0, vmax=255)
+    for i, (ax, film) in enumerate(zip(axs, films)):
+        ax.imshow(film, cmap='gray', vmin=0, vmax=255)
         if titles is not None:
-            axs[i].set_title(titles[i], fontsize=8)
+            ax.set_title(titles[i], fontsize=8)
         if masks is not None:
-            _overlay(axs[i], masks[i])
+            _overlay(ax, masks[i])
     return axs[: len(films)]
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-015
 def _write_numbers(ax, image, m, fmt):
-    "The numbers of a matrix in its cells, in the colour that can be read there."
-    for (i, j), value in np.ndenumerate(m):
-        is_dark = abs(image.norm(value) - 0.5) > 0.3  # both ends of the colours are
-        color = 'white' if is_dark else 'black'
-        place = dict(ha='center', va='center', fontsize=8)
-        ax.text(j, i, f'{value:{fmt}}', color=color, **place)
+    "Each number into its cell, white where the colour is dark."
+    for (row, column), value in np.ndenumerate(m):
+        from_middle = abs(image.norm(value) - 0.5)  # both ends of the colours are dark
+        color = 'white' if from_middle > 0.3 else 'black'
+        text = f'{value:{fmt}}'
+        ax.text(column, row, text, ha='center', va='center', fontsize=8, color=color)
 
 
 def show_matrix(
@@ -97,17 +97,18 @@ def show_matrix(
     "A matrix as colours, red above zero and blue below, with a colour bar."
     m = np.asarray(m, dtype=float)
     top = np.abs(m).max() or 1.0
-    low = -top if vmin is None else vmin
-    high = top if vmax is None else vmax
+    vmin = -top if vmin is None else vmin
+    vmax = top if vmax is None else vmax
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 4), layout='constrained')
-    image = ax.imshow(m, cmap='RdBu_r', vmin=low, vmax=high)
+    image = ax.imshow(m, cmap='RdBu_r', vmin=vmin, vmax=vmax)
     ax.figure.colorbar(image, ax=ax, shrink=0.8)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if names is not None:
-        ax.set_xticks(range(len(names)), names, rotation=40, ha='right')
+        places = range(len(names))
+        ax.set_xticks(places, names, rotation=40, ha='right', fontsize=8)
         if m.shape[0] == m.shape[1]:
-            ax.set_yticks(range(len(names)), names)
+            ax.set_yticks(places, names, fontsize=8)
     if annotate:
         _write_numbers(ax, image, m, fmt)
     return ax
@@ -131,18 +132,24 @@ def show_curves(
                 f'no column {name!r} in the history; it has {list(frame.columns)}'
             )
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 3.4), layout='constrained')
-    for k, name in enumerate(columns):
-        known = frame[[x, name]].dropna()
-        marker = '.' if len(known) < 30 else None
-        color = PALETTE[k % len(PALETTE)]
-        ax.plot(known[x], known[name], label=name, color=color, marker=marker)
+        _, ax = plt.subplots(figsize=(7, 3.2), layout='constrained')
+    for color, name in zip(itertools.cycle(PALETTE), columns):
+        measured = frame[[x, name]].dropna()
+        marker = '.' if len(measured) < 30 else None
+        ax.plot(measured[x], measured[name], label=name, color=color, marker=marker)
     ax.set(xlabel=x, ylabel=ylabel, title=title)
     ax.grid(alpha=0.3)
     ax.legend()
     return ax
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-021
+def _lengths(middle, low, high):
+    "From the value down to the low and up to the high end, as Matplotlib wants it."
+    down = middle - [low[name] for name in middle.index]
+    up = [high[name] for name in middle.index] - middle
+    return np.clip([down, up], 0, None)
+
+
 def show_bars(
     values: Mapping,  # name -> number (dict or Series)
     low: Mapping | None = None,  # name -> lower end of the interval
@@ -158,20 +165,17 @@ def show_bars(
     """
     if (low is None) != (high is None):
         raise ValueError('give both ends of the intervals, or neither')
-    names = list(values.keys())
-    lengths = np.array([values[n] for n in names], float)
+    values = pd.Series(dict(values), dtype=float)
     if ax is None:
-        inches = (6.4, 0.28 * len(names) + 0.9)
-        _, ax = plt.subplots(figsize=inches, layout='constrained')
-    reach = None  # of the intervals, below and above
-    if low is not None:
-        below = lengths - [low[n] for n in names]
-        above = [high[n] for n in names] - lengths
-        reach = np.clip([below, above], 0, None)
-    ax.barh(names, lengths, xerr=reach, color=PALETTE[-1], ecolor='.3', capsize=2)
+        height = 0.25 * len(values) + 0.9
+        _, ax = plt.subplots(figsize=(7, height), layout='constrained')
+    interval = None if low is None else _lengths(values, low, high)
+    style = dict(color=PALETTE[-1], ecolor='.3', capsize=2)
+    ax.barh(list(values.index), values, xerr=interval, **style)
     ax.invert_yaxis()
     if chance is not None:
         ax.axvline(chance, ls=':', color='k', label='chance')
         ax.legend()
     ax.set(title=title, xlabel=xlabel)
+    ax.tick_params(labelsize=8)
     return ax

@@ -59,14 +59,10 @@ def corpus(tmp_path_factory):
     return root, truth, broken, hopeless
 
 
-def stored(folder):
-    "Films that an unfinished cache holds, by its journal, and the bytes of them."
-    journal, data = (
-        folder / 'films' / 'film_cache.journal',
-        folder / 'films' / 'film_cache.bin',
-    )
-    lines = journal.read_text().splitlines()[1:] if journal.exists() else []
-    return len(lines), data.read_bytes() if data.exists() else b''
+def stored(out):
+    "Films that a cache holds, finished or not, and when each was written."
+    files = (out / 'films').glob('[!.]*/**/*')
+    return {p: p.stat().st_mtime_ns for p in files if p.is_file()}
 
 
 def check(out, corpus):
@@ -100,9 +96,9 @@ def prepared(corpus, tmp_path_factory):
     moments = [
         lambda: (out / 'prepare.json').exists(),
         lambda: (out / 'work' / 'left_out.csv').exists(),
-        lambda: stored(out)[0] > 20,
+        lambda: len(stored(out)) > 20,
     ]
-    kills, seen = 0, b''
+    kills = 0
     for come in moments:
         p = subprocess.Popen(
             command(*words),
@@ -118,30 +114,25 @@ def prepared(corpus, tmp_path_factory):
         if p.poll() is None:
             os.killpg(p.pid, signal.SIGKILL)
         p.wait()
-        n, seen = stored(out)
+    seen = stored(out)
     assert kills == 3 and not (out / 'studies.parquet').exists(), (
         'the run ended before it could be killed'
     )
     assert (r := run(*words)).returncode == 0, r.stderr
-    return out, words, n, seen
+    return out, words, seen
 
 
 def test_killed_run_goes_on(corpus, prepared):
-    out, words, n, seen = prepared
+    out, words, seen = prepared
     check(out, corpus)
-    data, index = (
-        (out / 'films' / 'film_cache.bin').read_bytes(),
-        pd.read_parquet(out / 'films' / 'film_cache.parquet'),
-    )
-    # columns: film, start, bytes
-    first = index.head(n)
-    end = int((first.iloc[:, 1] + first.iloc[:, 2]).max())
-    assert n > 20 and data[:end] == seen[:end], (
-        'films that were there have been stored anew'
-    )
-    assert index.film.is_unique and index.iloc[:, 2].sum() == len(data), (
-        'a film was stored twice'
-    )
+    now = stored(out)
+    assert len(seen) > 20
+    assert {p: now[p] for p in seen} == seen, 'films that were there were stored anew'
+    studies = pd.read_parquet(out / 'studies.parquet')
+    films = {out / 'films' / film for images in studies.images for film in images}
+    assert set(now) == films, 'more or less than the films of the table'
+    hidden = {p.name for p in (out / 'films').glob('.*')}
+    assert hidden <= {'.lock'}, 'the killed runs left something'
     assert 'side: 200 then, 100 now' in refused(*words[:3], '--side', 100)
     before = {
         p: p.stat().st_mtime_ns
@@ -265,8 +256,27 @@ def test_a_table_of_ones_own_with_films_missing(tmp_path):
         'u',
     ]
     assert 'complete already' in run(*words).stdout
-    (tmp_path / 'out' / 'films' / 'film_cache.parquet').unlink()
+    for k in range(3):
+        (tmp_path / 'out' / 'films' / f'{k}.png').unlink()
     assert 'lacks 3 films' in refused(*words)
+
+
+def test_a_folder_of_version_0_1(corpus, tmp_path):
+    "Its films are no longer read; the error says what to do, and nothing is lost."
+    from cxrclip_nb.data.films import FilmError, open_films
+
+    films = tmp_path / 'out' / 'films'
+    films.mkdir(parents=True)
+    (films / 'film_cache.bin').write_bytes(b'films')
+    options = dict(corpus='mimic', root=str(corpus[0]), films='films', form='jpeg')
+    card = dict(options=options, seconds=dict(read=1, films=1), done=True)
+    (tmp_path / 'out' / 'prepare.json').write_text(json.dumps(card))
+    assert 'take another folder' in refused('mimic', corpus[0], tmp_path / 'out')
+    with pytest.raises(FilmError, match='version 0.1.*make it anew'):
+        open_films(films)
+    shared = ['mimic', corpus[0], tmp_path / 'new', '--films', films]
+    assert 'make it anew in another folder' in refused(*shared)
+    assert (films / 'film_cache.bin').read_bytes() == b'films'
 
 
 def read_only(folder):

@@ -132,8 +132,8 @@ def test_two_processes_train_and_validate_as_one(phantoms, tmp_path):
         3,
         '--image_encoder',
         'test_vit',
-        '--same_text',
-        'positive',
+        '--targets',
+        'same_text',
         '--output_dir',
     ]
     launch = {
@@ -169,8 +169,8 @@ def same_validation(folder, phantoms):
 
     from cxrclip_nb.data.batches import StudyDataset, make_loader
     from cxrclip_nb.model.clip import CXRCLIP
-    from cxrclip_nb.training.config import TrainConfig
-    from cxrclip_nb.training.step import label_numbers, text_numbers, validate
+    from cxrclip_nb.training.config import ObjectiveOptions
+    from cxrclip_nb.training.step import validate
 
     studies, model = (
         pd.read_parquet(phantoms[1]),
@@ -185,16 +185,9 @@ def same_validation(folder, phantoms):
         image_size=64,
         train=False,
     )
-    batches = [
-        b | dict(text_ids=text_numbers(b, label_numbers(studies)))
-        for b in make_loader(data, model.tokenizer, 16)
-    ]
-    return validate(
-        model,
-        batches,
-        TrainConfig(batch_size=16, same_text='positive'),
-        Accelerator(cpu=True),
-    )
+    batches = make_loader(data, model.tokenizer, 16)
+    objective = ObjectiveOptions(targets='same_text')
+    return validate(model, batches, objective, Accelerator(cpu=True))
 
 
 def csv_of(folder, **columns):
@@ -332,6 +325,26 @@ def test_faulty_table_ends_in_one_sentence(phantoms, tmp_path, column, value, wo
         '--output_dir',
         tmp_path / 'out',
     )
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--batch_size', 200], 'training studies do not fill a batch of 200'),
+        (['--batch_size', 1], 'batch_size must be at least 2'),
+        (['--vocab_size', 20], 'vocab_size 20 is too small'),
+        (['--max_length', 12], 'max_length must be a multiple of 8'),
+        (['--mix', 'nih=1'], 'nih'),
+        (['--image_encoder', 'resnet17'], 'resnet17'),
+        (['--keep', 'first'], 'first'),
+    ],
+)
+def test_options_that_cannot_work_end_in_one_sentence(
+    phantoms, tmp_path, options, words
+):
+    output = ['--max_steps', 2, '--output_dir', tmp_path / 'out']
+    assert words in refused(*phantoms, *output, *options)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_unwritable_folder_is_found_before_the_first_step(phantoms, tmp_path):

@@ -2,7 +2,7 @@
 """What loading films costs: the grey path of this project against the usual RGB
 pipeline, two training views of one file, on one core.
 
-    # phantoms: 512-px files, full-size files, JPEG and packed caches of 288 px
+    # phantoms: 512-px files, full-size files, a cache of 288 px
     python tools/bench_films.py
     python tools/bench_films.py --root FOLDER         # JPEG films of your own besides
     python tools/bench_films.py --json result.json    # the numbers, for a plot
@@ -61,12 +61,7 @@ clock = time.thread_time
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # rows, columns, JPEG quality, grain: bytes as of real films
 SIZES = dict(small=(614, 512, 90, 1.8), full=(3056, 2544, 95, 2.3))
-COLUMNS = dict(
-    small='512-px files',
-    full='full-size files',
-    jpeg='288-px JPEG cache',
-    packed='288-px packed cache',
-)
+COLUMNS = dict(small='512-px files', full='full-size files', cache='288-px cache')
 
 # ---------------------------------------------------------------- sources
 
@@ -275,11 +270,8 @@ def open_all(folder, n):
     "Sources of the benchmark: name -> reader; films."
     films = write_films(folder, n)
     readers = {name: open_films(folder / name) for name in SIZES}
-    for form in ('jpeg', 'packed'):
-        cache_films(
-            table_of(films), folder / 'full', folder / form, side=288, form=form
-        )
-        readers[form] = open_films(folder / form)
+    cache_films(table_of(films), folder / 'full', folder / 'cache', side=288)
+    readers['cache'] = open_films(folder / 'cache')
     return readers, films
 
 
@@ -290,7 +282,7 @@ def measure_ratios(readers, folder, films, repeats):
     plain = T.ColorJitter(0.1, 0.2)
     generator = torch.Generator().manual_seed(0)
     device, ms = {}, {}
-    for size, names in dict(small=('small', 'jpeg', 'packed'), full=('full',)).items():
+    for size, names in dict(small=('small', 'cache'), full=('full',)).items():
 
         def path(film, size=size):
             return folder / size / film
@@ -348,7 +340,7 @@ def measure_all(folder, n, repeats, workers):
         stages={},
         bytes_a_film={
             name: np.mean([(folder / name / f).stat().st_size for f in films])
-            for name in SIZES
+            for name in readers
         },
     )
     result['bytes_a_view'] = dict(ours=224 * 224, usual=224 * 224 * 3 * 4)

@@ -2,15 +2,14 @@
 """Time and peak memory of the loss, forward and backward: `python tools/bench_loss.py
 [--sizes 128 1024] [--csv nbs/7_models/74_chunked.csv]`.
 
-Two images and two texts a study, width 512, float32, one thread, in seconds of
+Two images and two texts per study, width 512, float32, one thread, in seconds of
 processor time. "twelve products" is the straightforward way, and the structure of
 the released code: each of the six pairings is a symmetric cross-entropy that
-computes both of its products. Each way runs in a process of its own, so that its
-peak memory is its own; the memory is that above the embeddings, taken in a process
-that hands every freed tensor back at once (else it shows what the allocator
-hoards), the time in one that does as it likes. What would need more than `--limit`
-GB is not run: its figures are those of the largest batch that was, times the square
-of the ratio, and marked as computed.
+computes both of its products. "six blocks" is `cxrclip_loss`, "in pieces of 256" the
+same with `chunk=256`. Each way runs in a process of its own, so that its peak memory
+is its own; the memory is that above the embeddings, taken in a process that hands
+every freed tensor back at once (else it shows what the allocator hoards), the time
+in one that does as it likes.
 """
 
 import argparse
@@ -27,6 +26,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from cxrclip_nb.losses.contrastive import cxrclip_loss
 from cxrclip_nb.testing.costs import memory
 
 WIDTH = 512
@@ -45,24 +45,14 @@ def twelve(image, text, scale):
 
 
 def six(image, text, scale):
-    from cxrclip_nb.losses.contrastive import icl_loss, mvs_loss, tcl_loss
-
-    icl, tcl = icl_loss(image, scale), tcl_loss(text, scale)
-    return mvs_loss(image, text, scale) + icl + 0.5 * tcl
+    return cxrclip_loss(image, text, scale)['total']
 
 
-def ours(image, text, scale, chunk=None):
-    from cxrclip_nb.losses.contrastive import cxrclip_loss
-
-    return cxrclip_loss(image, text, scale, chunk=chunk)['total']
+def in_pieces(image, text, scale):
+    return cxrclip_loss(image, text, scale, chunk=256)['total']
 
 
-WAYS = {
-    'twelve products': twelve,
-    'six blocks': six,
-    'gradient on the way': ours,
-    'in pieces of 256': lambda *e: ours(*e, chunk=256),
-}
+WAYS = {'twelve products': twelve, 'six blocks': six, 'in pieces of 256': in_pieces}
 
 
 def embeddings(B):
@@ -110,63 +100,26 @@ def process(way, B, repeat, **env):
 
 
 def measure(B, way, rounds):
-    """Two processes, one for the memory and one (or the fastest of several) for the
-    time; above 8,192 studies one for both.
-    """
+    "One process for the memory, and one (or the fastest of several) for the time."
     lean = process(way, B, 1, MALLOC_MMAP_THRESHOLD_='65536')
-    fast = (
-        min(
-            (process(way, B, max(1, min(50, (2048 // B) ** 2))) for _ in range(rounds)),
-            key=lambda r: r['seconds'],
-        )
-        if B <= 8192
-        else lean
-    )
-    return dict(
-        B=B,
-        way=way,
-        seconds=fast['seconds'],
-        mb=lean['mb'],
-        loss=fast['loss'],
-        computed=False,
-    )
+    repeat = max(1, min(50, (2048 // B) ** 2))
+    seconds = min(process(way, B, repeat)['seconds'] for _ in range(rounds))
+    return dict(B=B, way=way, seconds=seconds, mb=lean['mb'], loss=lean['loss'])
 
 
-def larger(row, B):
-    "By arithmetic, from a measured row: both grow with the square."
-    k = (B / row['B']) ** 2
-    return dict(
-        B=B,
-        way=row['way'],
-        seconds=row['seconds'] * k,
-        mb=row['mb'] * k,
-        loss=float('nan'),
-        computed=True,
-    )
-
-
-def table(sizes, rounds, limit, csv):
-    rows, last = [], {}
+def table(sizes, rounds, csv):
+    rows = []
     for B in sizes:
         for way in WAYS:
-            guess = larger(last[way], B) if way in last else None
-            row = (
-                guess
-                if guess and 'pieces' not in way and guess['mb'] > limit * 1024
-                else measure(B, way, rounds)
-            )
-            if not row['computed']:
-                last[way] = row
+            row = measure(B, way, rounds)
             rows.append(row)
             print(
-                f'{B:6d}  {way:20s} {row["seconds"]:10.4f} s '
-                f'{row["mb"]:9.1f} MB  '
-                f'{"computed" if row["computed"] else ""}',
+                f'{B:6d}  {way:20s} {row["seconds"]:10.4f} s {row["mb"]:9.1f} MB',
                 flush=True,
             )
             # what is measured is not lost
             if csv:
-                pd.DataFrame(rows)[['B', 'way', 'seconds', 'mb', 'computed']].round(
+                pd.DataFrame(rows).drop(columns='loss').round(
                     dict(seconds=6, mb=1)
                 ).to_csv(csv, index=False)
     return pd.DataFrame(rows)
@@ -174,16 +127,15 @@ def table(sizes, rounds, limit, csv):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--sizes', type=int, nargs='+', default=[2**k for k in range(7, 16)])
+    p.add_argument('--sizes', type=int, nargs='+', default=[2**k for k in range(7, 13)])
     p.add_argument('--rounds', type=int, default=3)
-    p.add_argument('--limit', type=float, default=12.0, help='GB that a way may need')
     p.add_argument('--csv', type=Path)
     p.add_argument('--one', help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one:
         print(json.dumps(run_one(*json.loads(a.one))))
         sys.exit()
-    t = table(a.sizes, a.rounds, a.limit, a.csv)
+    t = table(a.sizes, a.rounds, a.csv)
     first = t[t.way == 'twelve products'].set_index('B')
     print('\ntimes faster than twelve products, and times less memory')
     t['faster'] = first.seconds.loc[t.B].values / t.seconds

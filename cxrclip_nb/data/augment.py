@@ -231,20 +231,21 @@ def jitter(
 # %% ../../nbs/1_pairs/14_augment.ipynb #21-augment-049
 def normalise(
     x: Tensor,  # [B, 1, H, W] uint8, or float in 0..1
-    mean: Sequence,  # of the three channels, in 0..1
-    std: Sequence,  # likewise, > 0
+    mean: Sequence | Tensor,  # of the three channels, in 0..1
+    std: Sequence | Tensor,  # likewise, > 0
 ) -> Tensor:  # [B, 3, H, W] float
     """(x - mean)/std, channel by channel.
 
     Raises: `ValueError` unless there are three means and three positive spreads.
     """
     x = _grey(x)
+    # a tensor may lie on a device that would have to be waited for
+    positive = torch.is_tensor(std) or min(std) > 0
+    if len(mean) != 3 or len(std) != 3 or not positive:
+        raise ValueError(
+            f'need three means and three positive spreads, got {mean} and {std}'
+        )
     mean = torch.as_tensor(mean, dtype=x.dtype, device=x.device)
     std = torch.as_tensor(std, dtype=x.dtype, device=x.device)
-    if mean.shape != (3,) or std.shape != (3,) or (std <= 0).any():
-        raise ValueError(
-            'need three means and three positive spreads, got '
-            f'{mean.tolist()} and {std.tolist()}'
-        )
     # [B,1,H,W] - [1,3,1,1] -> [B,3,H,W]
     return (x - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)

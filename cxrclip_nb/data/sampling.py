@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..core import CXRError
 from ..text.prompts import expand
 from ..text.reports import shuffle_sentences
 
@@ -123,4 +124,4 @@ def study_texts(
         second = expand(*labels, **options)
         return first, second
     except ValueError as e:
-        raise ValueError(f'study {row["study_id"]}: {e}') from e
+        raise CXRError(f'study {row["study_id"]}: {e}') from e

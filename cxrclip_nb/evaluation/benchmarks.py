@@ -19,8 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..core import atomic_path
-from ..data.corpora import NIH_LABELS
+from ..core import CXRError, atomic_path, log_to_terminal, pick_device
 from ..data.leakage import ORIGINS
 from ..data.studies import load_studies
 from cxrclip_nb.evaluation.zeroshot import (
@@ -32,7 +31,8 @@ from cxrclip_nb.evaluation.zeroshot import (
     zero_shot_choice,
 )
 from ..model.clip import CXRCLIP
-from ..text.prompts import FIVE, class_prompts
+from ..text.labels import FIVE, NIH_LABELS
+from ..text.prompts import class_prompts
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #9e6d785a
 @dataclass(frozen=True)
@@ -171,14 +171,14 @@ def leakage_warnings(
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #92b2b8b8
 def _check_labels(part, task):
-    "Raises `ValueError` for studies without positives, or without needed negatives."
+    "Raises `CXRError` for studies without positives, or without needed negatives."
     truth = label_matrix(part, list(task.labels))
     needed = [('positive', 1)]
     if task.protocol != 'choice':
         needed.append(('negative', 0))
     for kind, value in needed:
         if not (truth == value).any():
-            raise ValueError(
+            raise CXRError(
                 f'task {task.name!r}: the {len(part)} studies have no '
                 f'{kind} of {", ".join(task.labels)}; was the corpus read with '
                 'its labels?'
@@ -192,17 +192,17 @@ def task_studies(
     """What a task takes of a table.
 
     Returns: the studies that are judged; those of validation, or None.
-    Raises: `ValueError` that says what the table has instead.
+    Raises: `CXRError` that says what the table has instead.
     """
     corpus = studies[studies.source == task.source]
     if not len(corpus):
-        raise ValueError(
+        raise CXRError(
             f'task {task.name!r} is about {task.source}; the table holds '
             f'{", ".join(sorted(set(studies.source))) or "nothing"}'
         )
     part = corpus[corpus.split == task.split].reset_index(drop=True)
     if not len(part):
-        raise ValueError(
+        raise CXRError(
             f'task {task.name!r} needs the {task.split} split of '
             f'{task.source}; there is {", ".join(sorted(set(corpus.split)))}'
         )
@@ -213,20 +213,20 @@ def task_studies(
     return part, valid
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #12cd2755
-def _which_is_it(model, part, root, task, image, n_boot, seed):
+def _which_is_it(model, part, root, task, image, **options):
     "Table of a task with the protocol `choice`, and its result."
     prompts = class_prompts('chexpert5x200', task.labels)
-    table = zero_shot_choice(
-        model, part, root, prompts, image=image, n_boot=n_boot, seed=seed
-    )
+    table = zero_shot_choice(model, part, root, prompts, image=image, **options)
     return table, dict(name='accuracy', **table.attrs['accuracy'])
 
 
-def _is_it_there(model, part, root, task, image, n_boot, seed, valid):
+def _is_it_there(model, part, root, task, image, **options):
     "Table of a task with a pair protocol, and its result."
-    metrics = ('ap',) if valid is None else ('ap', 'accuracy', 'f1', 'ece')
+    options['metrics'] = ('ap',)
+    if options['valid'] is not None:
+        options['metrics'] = ('ap', 'accuracy', 'f1', 'ece')
     prompts = class_prompts(task.protocol, task.labels)
-    table = zero_shot(model, part, root, prompts, image, n_boot, seed, valid, metrics)
+    table = zero_shot(model, part, root, prompts, image, **options)
     return table, dict(name='mean AUROC', **table.attrs['mean'])
 
 
@@ -238,28 +238,30 @@ def run_task(
     trained_on: Sequence[str] | None = None,  # sources; none: what the checkpoint says
     n_boot: int = 500,  # draws of the bootstrap
     seed: int = 0,
+    num_workers: int = 0,  # processes that read films
 ) -> pd.DataFrame:
     """A task's table with its warnings.
 
     Returns: as `zero_shot` or `zero_shot_choice`; also `.attrs`: task, warnings,
     studies, patients, result (name, value, low, high).
-    Raises: `ValueError` for an unknown task or a table that cannot answer it.
+    Raises: `CXRError` for an unknown task or a table that cannot answer it.
     """
     if isinstance(task, str):
         if task not in BENCHMARKS:
-            raise ValueError(
-                f'unknown task {task!r}; known are {", ".join(BENCHMARKS)}'
-            )
+            raise CXRError(f'unknown task {task!r}; known are {", ".join(BENCHMARKS)}')
         task = BENCHMARKS[task]
     part, valid = task_studies(studies, task)
     if trained_on is None:
         trained_on = trained_sources(model)
     warnings = leakage_warnings(task, trained_on)
-    asked = (model, part, root, task, embed_studies(model, part, root), n_boot, seed)
+    image = embed_studies(model, part, root, num_workers)
+    asked = (model, part, root, task, image)
+    options = dict(n_boot=n_boot, seed=seed)
     if task.protocol == 'choice':
-        table, result = _which_is_it(*asked)
+        table, result = _which_is_it(*asked, **options)
     else:
-        table, result = _is_it_there(*asked, valid)
+        options |= dict(valid=valid, num_workers=num_workers)
+        table, result = _is_it_there(*asked, **options)
         if result['left_out']:
             warnings.append(
                 'left out of the mean, without positives or without '
@@ -296,12 +298,12 @@ def own_task(
 ) -> Task:
     """The task of a table without a benchmark: what its split can answer.
 
-    Raises: `ValueError` if that is nothing.
+    Raises: `CXRError` if that is nothing.
     """
     part = studies[(studies.source == source) & (studies.split == split)]
     labels = tuple(evaluable_labels(part))
     if not labels:
-        raise ValueError(
+        raise CXRError(
             f'{source}: no finding has positive and negative studies in the '
             f'{split} split ({len(part)} studies)'
         )
@@ -323,17 +325,17 @@ def find_tasks(
 ) -> list[Task]:
     """The tasks of a table.
 
-    Raises: `ValueError` for an unknown name or if there is none.
+    Raises: `CXRError` for an unknown name or if there is none.
     """
     if name in BENCHMARKS:
         return [BENCHMARKS[name]]
     if name not in ('auto', 'own'):
-        raise ValueError(
+        raise CXRError(
             f'unknown task {name!r}; known are auto, own, {", ".join(BENCHMARKS)}'
         )
     sources = sorted(set(studies.source[studies.split == 'test']))
     if not sources:
-        raise ValueError(
+        raise CXRError(
             'the table has no test split; there is '
             f'{", ".join(sorted(set(studies.split)))}'
         )
@@ -429,6 +431,9 @@ def parse_args(
         '--n_boot', type=int, default=500, help='draws of the bootstrap (%(default)s)'
     )
     p.add_argument('--seed', type=int, default=0)
+    p.add_argument(
+        '--num_workers', type=int, default=0, help='processes that read films'
+    )
     return p.parse_args(argv)
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #123ead3f
@@ -445,10 +450,11 @@ def evaluate_command(
     root = a.root
     if not root:
         root = home / 'films' if (home / 'films').is_dir() else home
-    model = CXRCLIP.from_pretrained(a.model)
+    model = CXRCLIP.from_pretrained(a.model, device=pick_device())
     results = []
     for task in tasks:
-        table = run_task(model, studies, root, task, a.trained_on, a.n_boot, a.seed)
+        asked = (model, studies, root, task, a.trained_on, a.n_boot, a.seed)
+        table = run_task(*asked, a.num_workers)
         save_result(table, a.out, str(a.model))
         print(result_line(table))
         print(table.to_string(float_format='%.3f', na_rep='-'))
@@ -465,9 +471,10 @@ def main(
 
     `python -m cxrclip_nb.evaluation.benchmarks` is the same.
     """
+    log_to_terminal()
     try:
         evaluate_command(parse_args(argv))
-    except (ValueError, OSError) as e:
+    except (CXRError, OSError) as e:
         sys.exit(f'cxrclip-evaluate: {e}')
 
 

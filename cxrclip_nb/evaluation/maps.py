@@ -19,11 +19,10 @@ from matplotlib.axes import Axes
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from ..data.augment import eval_view, seen_box
+from ..data.augment import seen_box
 from ..data.phantoms import phantom_masks
 from .metrics import auroc, interval, patient_weights
-from .zeroshot import class_embeddings
-from ..model.clip import eval_mode, l2_normalize, prepare_films
+from ..model.clip import class_embeddings, encode_films, l2_normalize
 from ..model.image_encoder import to_tokens
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #501251b2
@@ -36,15 +35,7 @@ def directions(
     Raises: `ValueError` naming a label without a pair of prompts.
     """
     classes = class_embeddings(model, prompts)
-    return (classes[:, 1] - classes[:, 0]).to(model.image_projection.weight)
-
-
-def _views(model, films):
-    "Films [H, W] as the image tower takes them: [B, 3, S, S]."
-    weight = model.image_projection.weight
-    views = np.stack([eval_view(f, model.config.image_size) for f in films])
-    views = torch.from_numpy(views)[:, None].to(weight.device)
-    return prepare_films(views, model.config).to(weight.dtype)
+    return (classes[:, 1] - classes[:, 0]).to(model.device, model.dtype)
 
 
 def _as_map(x):
@@ -55,22 +46,15 @@ def _as_map(x):
             f'{x.shape[1]} places are no square map: does the network keep '
             'tokens that stand for no place?'
         )
-    return x.transpose(1, 2).unflatten(2, (side, side)).float().cpu()
+    return x.transpose(1, 2).unflatten(2, (side, side))
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #b7f4faa3
-def _in_batches(films, batch_size, maps):
-    "What `maps` gives for the films, a batch at a time."
-    parts = []
-    for first in range(0, len(films), batch_size):
-        parts.append(maps(films[first : first + batch_size]))
-    return torch.cat(parts)
-
-
 def patch_similarity(
     model,  # a CXRCLIP; with image_pool 'avg' the map's mean is the model's answer
-    films: Sequence,  # N films, uint8 [H, W] each
+    films: Sequence,  # N films, as `embed_films` takes them
     prompts: Mapping,  # label -> (absent, present), see `directions`
     batch_size: int = 32,
+    num_workers: int = 0,  # processes that read films
 ) -> Tensor:  # [N, C, h, w] on the CPU
     """Share of each place in a film's cosine with present minus absent.
 
@@ -80,14 +64,13 @@ def patch_similarity(
         raise ValueError('no films: nothing to map')
     d = directions(model, prompts)
 
-    def maps(part):
-        features = model.image_encoder.patches(_views(model, part))
+    def maps(views):
+        features = model.image_encoder.patches(model.prepare(views))
         places = model.image_projection(features)  # [B, N, D]
         length = places.mean(1).norm(dim=-1)
         return _as_map(places @ d.T / length[:, None, None])
 
-    with eval_mode(model):
-        return _in_batches(films, batch_size, maps)
+    return encode_films(model, films, maps, None, batch_size, num_workers)
 
 # %% ../../nbs/4_evidence/43_maps.ipynb #dd978d10
 def _by_place(x, encoder):
@@ -132,12 +115,13 @@ def _layer(encoder, name):
 # %% ../../nbs/4_evidence/43_maps.ipynb #b606e152
 def gradient_map(
     model,  # a CXRCLIP
-    films: Sequence,  # N films, uint8 [H, W] each
+    films: Sequence,  # N films, as `embed_films` takes them
     prompts: Mapping,  # label -> (absent, present)
     layer: str = '',  # part of the backbone, as timm names it; '': its output
     # gradient averaged over places (Grad-CAM); none: for convolutional maps only
     average: bool | None = None,
     batch_size: int = 32,
+    num_workers: int = 0,  # processes that read films
 ) -> Tensor:  # [N, C, h, w] on the CPU, not rectified
     """Gradient times activation at a layer, for the cosine with present minus absent.
 
@@ -152,16 +136,16 @@ def gradient_map(
     def keep(module, args, out):
         kept.append(out)
 
-    def maps(part):
+    @torch.enable_grad()
+    def maps(views):
         kept.clear()
-        x = _views(model, part).requires_grad_()
+        x = model.prepare(views).requires_grad_()
         score = l2_normalize(model.image_projection(encoder(x)))
         return _as_map(_gradients(score, kept[0], d.to(score), encoder, average))
 
     hook = _layer(encoder, layer).register_forward_hook(keep)
     try:
-        with eval_mode(model), torch.enable_grad():
-            return _in_batches(films, batch_size, maps)
+        return encode_films(model, films, maps, None, batch_size, num_workers)
     finally:
         hook.remove()
 

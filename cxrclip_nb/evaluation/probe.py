@@ -20,8 +20,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
 from matplotlib.axes import Axes
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -30,32 +28,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ..core import atomic_path, rng_for, seed_everything
-from ..data.augment import eval_view, jitter
+from ..data.augment import jitter
 from ..data.batches import EpochSampler, study_images
 from ..data.films import open_films
 from ..data.studies import SPLITS
 from .metrics import auroc, interval, patient_weights
 from .zeroshot import label_matrix
-from ..model.clip import CXRCLIP, eval_mode, prepare_films
-from ..optim import lr_factor, param_groups
+from ..model.clip import CXRCLIP, encode_films, prepare_films
+from ..optim import lr_factor, make_accelerator, param_groups
 from ..plots import PALETTE
-from ..text.prompts import LABELS
+from ..text.labels import LABELS
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #cd5f5938
 FEATURES = ('encoder', 'joint')
-
-
-def _encode_films(encode, films, root, size, device, batch_size):
-    "Rows `encode` gives for films, float32 on the CPU; films without augmentation."
-    read = open_films(root)
-    parts = []
-    for first in range(0, len(films), batch_size):
-        views = [eval_view(read(f), size) for f in films[first : first + batch_size]]
-        batch = torch.from_numpy(np.stack(views))[:, None]
-        parts.append(encode(batch.to(device)).float().cpu())
-    if not parts:
-        return np.zeros((0, 0), np.float32)
-    return torch.cat(parts).numpy()
 
 
 def film_features(
@@ -65,6 +50,7 @@ def film_features(
     # 'encoder': before the projection; 'joint': unit vectors of the joint space
     features: str = 'encoder',
     batch_size: int = 64,  # films at once
+    num_workers: int = 0,  # processes that read films
 ) -> np.ndarray:  # float32 [films, F or D]
     """One row a film.
 
@@ -73,17 +59,12 @@ def film_features(
     """
     if features not in FEATURES:
         raise ValueError(f'features must be one of {FEATURES}, got {features!r}')
-    config = model.config
-    weight = model.image_projection.weight
 
     def before_projection(x):
-        return model.image_encoder(prepare_films(x, config).to(weight.dtype))
+        return model.image_encoder(model.prepare(x))
 
     encode = model.encode_image if features == 'joint' else before_projection
-    with eval_mode(model):
-        return _encode_films(
-            encode, films, root, config.image_size, weight.device, batch_size
-        )
+    return encode_films(model, films, encode, root, batch_size, num_workers).numpy()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #1b58d2c2
 def _weight_bytes(x):
@@ -115,7 +96,6 @@ def features_key(
         digest.update(name.encode())
         digest.update(_weight_bytes(x))
     stamps = [(str(f), _stamp(Path(root) / f)) for f in films]
-    cache_settings = getattr(open_films(root), 'settings', None)
     c = model.config
     settings = (
         features,
@@ -124,7 +104,7 @@ def features_key(
         c.image_size,
         c.image_mean,
         c.image_std,
-        (stamps, cache_settings),
+        stamps,
     )
     digest.update(repr(settings).encode())
     return digest.hexdigest()
@@ -152,6 +132,7 @@ def extract(
     features: str = 'encoder',  # see `film_features`
     cache: str | Path | None = None,  # folder to keep features in; None: nowhere
     batch_size: int = 64,
+    num_workers: int = 0,  # processes that read films
 ) -> np.ndarray:  # float32 [N, F], a row a study: the mean of its films
     """Features of studies; each film is read once, or not at all if `cache` has them.
 
@@ -164,7 +145,7 @@ def extract(
     if path is not None and path.is_file():
         x = _load(path, len(films))
     else:
-        x = film_features(model, films, root, features, batch_size)
+        x = film_features(model, films, root, features, batch_size, num_workers)
         if path is not None:
             _store(path, x)
     return _study_means(x, films, studies)
@@ -295,12 +276,13 @@ def _sample(studies, masks, share, seed):
     return sample
 
 
-def _features(model, studies, root, features, cache):
+def _features(model, studies, root, features, cache, num_workers):
     "Features [N, F]: of a model, or given ones, checked."
     if isinstance(model, nn.Module):
         if root is None:
             raise ValueError('a model needs root, the folder of the films')
-        return extract(model, studies, root, features, cache)
+        how = dict(cache=cache, num_workers=num_workers)
+        return extract(model, studies, root, features, **how)
     x = np.asarray(model, np.float64)
     if x.ndim != 2 or len(x) != len(studies):
         raise ValueError(
@@ -327,6 +309,7 @@ def linear_probe(
     features: str = 'encoder',  # see `film_features`
     cache: str | Path | None = None,  # folder to keep features in
     n_boot: int = 500,
+    num_workers: int = 0,  # processes that read films
 ) -> pd.DataFrame:
     """Probe of each finding, share and seed; NaN where a sample has one kind only.
 
@@ -339,7 +322,7 @@ def linear_probe(
     studies = studies.reset_index(drop=True)
     masks = _splits(studies)
     labels, truth, left_out = _evaluable(studies, labels, masks)
-    x = _features(model, studies, root, features, cache)
+    x = _features(model, studies, root, features, cache, num_workers)
     samples = []
     for share in shares:
         for seed in seeds if share < 1 else seeds[:1]:
@@ -420,13 +403,17 @@ class Classifier(nn.Module):
         self.config = model.config
         self.image_encoder = copy.deepcopy(model.image_encoder)
         width = self.image_encoder.width
+        self.register_buffer('image_mean', model.image_mean.clone(), persistent=False)
+        self.register_buffer('image_std', model.image_std.clone(), persistent=False)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.head = nn.Linear(width, n)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.image_encoder(prepare_films(x, self.config))
+        check_range = not self.training
+        x = prepare_films(x, self.image_mean, self.image_std, check_range)
+        features = self.image_encoder(x)
         return self.head(self.norm(features))
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #9945b7a6
@@ -497,13 +484,12 @@ def predict(
     studies: pd.DataFrame,  # a study table
     root: str | Path,  # folder of the films, or a film cache
     batch_size: int = 64,  # films at once
+    num_workers: int = 0,  # processes that read films
 ) -> np.ndarray:  # [N, C] mean logit of the films of each study
     "Scores of studies; no augmentation."
     films = _film_paths(studies)
-    size = classifier.config.image_size
-    device = classifier.head.weight.device
-    with eval_mode(classifier):
-        logits = _encode_films(classifier, films, root, size, device, batch_size)
+    how = (root, batch_size, num_workers)
+    logits = encode_films(classifier, films, classifier, *how).numpy()
     return _study_means(logits, films, studies)
 
 
@@ -568,11 +554,7 @@ class _Best:
 
 def _fit(classifier, loader, config, seed, validate):
     "Train; the classifier as it was at its best validation, and the history."
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
+    accelerator = make_accelerator(config.mixed_precision)
     groups = param_groups(classifier, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.lr)
     model, optimizer, loader = accelerator.prepare(classifier, optimizer, loader)
@@ -619,9 +601,8 @@ def fresh_weights(
 ) -> CXRCLIP:  # the same towers and preprocessing, weights drawn anew
     "What pre-training is compared with: the same model before any training."
     seed_everything(seed)
-    config = replace(model.config, pretrained=False, image_weights=None, about=None)
-    new = CXRCLIP(config, model.tokenizer)
-    return new.to(model.logit_scale.device).eval()
+    new = CXRCLIP(replace(model.config, about=None), model.tokenizer)
+    return new.to(model.device).eval()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #3ac8e094
 def _train_loader(studies, root, truth, size, config, seed):
@@ -660,14 +641,17 @@ def fine_tune(
     seed_everything(seed)
     loader = _train_loader(studies[sample], root, truth[sample], size, config, seed)
 
+    def scores_of(classifier, part):
+        return predict(classifier, part, root, num_workers=config.num_workers)
+
     def validate(classifier):
-        return _mean_auroc(truth[masks['valid']], predict(classifier, valid, root))
+        return _mean_auroc(truth[masks['valid']], scores_of(classifier, valid))
 
     new = Classifier(model, len(labels))
     classifier, history = _fit(new, loader, config, seed, validate)
     scores = np.full(truth.shape, np.nan)
-    scores[masks['valid']] = predict(classifier, valid, root)
-    scores[masks['test']] = predict(classifier, test, root)
+    scores[masks['valid']] = scores_of(classifier, valid)
+    scores[masks['test']] = scores_of(classifier, test)
     rows = []
     for label, y, score in zip(labels, truth.T, scores.T):
         row = _tuned_row(studies, y, score, masks, sample, n_boot, seed)

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import t as student
 
-from ..core import rng_for
+from ..core import CXRError, rng_for
 from ..evaluation.metrics import interval
 from .arms import ARMS, METRICS, SMALL, STEPS, ablate
 from .hardset import HARD
@@ -70,7 +70,7 @@ def paired(
     second = runs[runs.arm == other].set_index('seed')
     seeds = sorted(set(first.index) & set(second.index))
     if not seeds:
-        raise ValueError(f'{arm!r} and {other!r} have no seed in common')
+        raise CXRError(f'{arm!r} and {other!r} have no seed in common')
     values, draws = [], []
     for seed in seeds:
         a, b = first.loc[seed], second.loc[seed]
@@ -281,7 +281,7 @@ def main(
     "The command `cxrclip-ablate`; `python -m cxrclip_nb.lab.ablation` is the same."
     try:
         runs = ablate(**parse_args(argv))
-    except (ValueError, OSError) as e:
+    except (CXRError, OSError) as e:
         sys.exit(f'cxrclip-ablate: {e}')
     print(arms_table(runs).to_string(na_rep='-'))
     done = set(runs.arm)

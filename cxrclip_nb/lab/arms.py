@@ -18,22 +18,18 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
-from ..core import atomic_path
+from ..core import CXRError, atomic_path
 from ..data.phantoms import FINDINGS
 from ..data.studies import load_studies, report_of, save_studies
 from ..evaluation.metrics import auroc, patient_weights
 from ..evaluation.retrieval import KS, image_ranks, text_ranks
-from cxrclip_nb.evaluation.zeroshot import (
-    class_embeddings,
-    embed_studies,
-    label_matrix,
-    pair_probability,
-)
+from ..evaluation.zeroshot import embed_studies, label_matrix
 from .hardset import HARD, make_hard, report_prompts
-from ..text.prompts import LABELS, class_prompts
+from ..model.clip import class_embeddings, pair_probability
+from ..text.labels import LABELS
+from ..text.prompts import class_prompts
 from ..training.config import TrainConfig
-from ..training.loop import fit, start_run
-from ..training.step import validate
+from ..training.loop import Trainer
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #5f3728f4
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def _check_both_kinds(truth):
     "Each finding must be there in some studies and not in others."
     for c, t in enumerate(truth.T):
         if t.min() == t.max():
-            raise ValueError(
+            raise CXRError(
                 f'finding {c} is alike in all {len(truth)} studies that the '
                 'probe is fitted on; draw more'
             )
@@ -293,8 +289,8 @@ def run_arm(
     folder = f'{name.replace(" ", "").replace(",", "_")}_seed{seed}'
     run_dir = Path(output_dir) / folder
     run_dir.mkdir(parents=True, exist_ok=True)
-    run = start_run(arm_config(ARMS[name], seed, data, run_dir, steps, **changes))
-    fit(run)
+    run = Trainer(arm_config(ARMS[name], seed, data, run_dir, steps, **changes))
+    run.fit()
     model = run.unwrapped.eval()
     begun = time.perf_counter()
     judged = judge(model, data)
@@ -304,7 +300,7 @@ def run_arm(
     shutil.rmtree(run_dir / 'best', ignore_errors=True)
     history = pd.DataFrame(run.history)
     judged_s = time.perf_counter() - begun
-    valid = validate(model, run.valid_loader, run.config, run.accelerator)
+    valid = run.validation_loss()
     line = dict(
         arm=name,
         seed=seed,
@@ -345,7 +341,7 @@ def _same_series(out, settings):
         if then[name] != now:
             differ.append(f'{name}: {then[name]!r} then, {now!r} now')
     if differ:
-        raise ValueError(
+        raise CXRError(
             f'{out} holds a series of other settings; '
             + '; '.join(differ)
             + '; take another output_dir'
@@ -376,7 +372,7 @@ def ablate(
     unknown = [arm for arm in arms if arm not in ARMS]
     if unknown:
         names = ', '.join(map(repr, ARMS))
-        raise ValueError(f'no arm {unknown[0]!r}; there are {names}')
+        raise CXRError(f'no arm {unknown[0]!r}; there are {names}')
     out = Path(output_dir)
     _same_series(out, dict(steps=steps, hard=hard, options=FIXED | changes))
     make_hard(out / 'data', hard)

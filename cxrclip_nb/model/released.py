@@ -10,6 +10,7 @@ __all__ = ['INERT', 'MOST', 'SWIN_NAMES', 'TEXT', 'IMAGE', 'ABOUT', 'HALF', 'RES
 # %% ../../nbs/7_models/72_released.ipynb #33-released-003
 import argparse
 import itertools
+import pickle
 import re
 import warnings
 import zipfile
@@ -21,8 +22,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ..core import CXRError, log_to_terminal
 from .clip import CXRCLIP
 from .hub import CheckpointError, CXRCLIPConfig, check_is_checkpoint
+from .image_encoder import check_tensors
 from .text_encoder import text_tokenizer
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-009
@@ -74,7 +77,7 @@ MOST = 100_000
 def _plain(x, where, config=True):
     """`x` with the values of stand-ins in their place.
 
-    Raises: `ValueError` for a stand-in outside of the configuration, or too many
+    Raises: `CXRError` for a stand-in outside of the configuration, or too many
     values.
     """
     count = itertools.count(1)
@@ -82,10 +85,10 @@ def _plain(x, where, config=True):
     def plain(x, where):
         where = where[:99]
         if next(count) > MOST:
-            raise ValueError(f'more than {MOST:,} values')
+            raise CXRError(f'more than {MOST:,} values')
         if isinstance(x, StandIn):
             if not config:
-                raise ValueError(
+                raise CXRError(
                     f'{where} is a configuration object: these are read under config '
                     'only'
                 )
@@ -123,20 +126,15 @@ def _unfolds(path):
 
 def _refusal(path, error):
     "The `CheckpointError` for what torch's unpickler has to say."
-    text = str(error)
-    name = re.search(r'GLOBAL (\S+)', text)
-    if name:
-        return CheckpointError(
-            f'{path}: names {name[1]}, refused: only tensors, numbers, '
-            "strings, lists, dictionaries and OmegaConf's "
-            'configuration are read, '
-            'and nothing is run'
-        )
-    reason = re.search(r'WeightsUnpickler error: (.*)', text)
-    reason = reason or re.search(r'(.*)', text)
+    # torch puts advice around the error of its unpickler
+    inner = error.__context__
+    reason = inner if isinstance(inner, pickle.UnpicklingError) else error
+    sentence = str(reason).split('. ')[0]
     return CheckpointError(
         f'{path}: no readable checkpoint, {path.stat().st_size:,} bytes '
-        f'({type(error).__name__}: {reason[1][:120]})'
+        f'({type(reason).__name__}: {sentence[:120]}); only tensors, numbers, '
+        "strings, lists, dictionaries and OmegaConf's configuration are read, and "
+        'nothing is run'
     )
 
 
@@ -151,9 +149,7 @@ def _read_inert(path):
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip and _unfolds(path):
-            raise ValueError(
-                'a zip with compressed parts, which torch.save never writes'
-            )
+            raise CXRError('a zip with compressed parts, which torch.save never writes')
         with _nothing_else():
             return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
     except Exception as e:
@@ -169,12 +165,12 @@ def _check_tensor(name, x):
         and x.device.type == 'cpu'
     )
     if not plain:
-        raise ValueError(
+        raise CXRError(
             f'model[{name!r}] must be a plain tensor under a name, got '
             f'{type(x).__name__}'[:200]
         )
     if x.nbytes > x.untyped_storage().nbytes():
-        raise ValueError(
+        raise CXRError(
             f'model[{name!r}] is {list(x.shape)}, but the file holds less'[:200]
         )
 
@@ -183,10 +179,10 @@ def _check_parts(raw):
     "Refuse a file without the two parts that matter."
     if not isinstance(raw, dict) or not {'model', 'config'} <= raw.keys():
         held = list(raw) if isinstance(raw, dict) else type(raw).__name__
-        raise ValueError(f"lacks 'model' or 'config', holds {held}"[:200])
+        raise CXRError(f"lacks 'model' or 'config', holds {held}"[:200])
     model = raw['model']
     if not isinstance(model, Mapping) or not model:
-        raise ValueError(
+        raise CXRError(
             f'model must be a dictionary of tensors, got {type(model).__name__}'
         )
     for name, x in model.items():
@@ -207,7 +203,7 @@ def read_released(
         _check_parts(raw)
         state = dict(raw.pop('model'))
         parts = {k: _plain(v, k, config=k == 'config') for k, v in raw.items()}
-    except (ValueError, RecursionError) as e:
+    except (CXRError, RecursionError) as e:
         raise CheckpointError(f'{path}: {e}') from e
     return state, parts['config']
 
@@ -262,20 +258,20 @@ IMAGE = 'image_encoder.'
 def _shape(state, name, dims=2):
     "The shape of a tensor that must be there."
     if name not in state or state[name].ndim != dims:
-        raise ValueError(f'model: {name} is missing or has not {dims} axes')
+        raise CXRError(f'model: {name} is missing or has not {dims} axes')
     return state[name].shape
 
 
 def _setting(config, name, kind):
     """The value at 'a.b.c' of the configuration.
 
-    Raises: `ValueError` if it is absent or of another type.
+    Raises: `CXRError` if it is absent or of another type.
     """
     value = config
     for k in name.split('.'):
         value = value.get(k) if isinstance(value, Mapping) else None
     if type(value) is not kind:
-        raise ValueError(f'config.{name} is {value!r}, must be {kind.__name__}'[:200])
+        raise CXRError(f'config.{name} is {value!r}, must be {kind.__name__}'[:200])
     return value
 
 
@@ -284,7 +280,7 @@ def bert_config(
 ) -> dict:  # a transformers configuration
     """Dimensions of the text tower, read off the shapes.
 
-    Raises: `ValueError` naming the tensor that is missing or odd.
+    Raises: `CXRError` naming the tensor that is missing or odd.
     """
     vocab, width = _shape(state, TEXT + 'embeddings.word_embeddings.weight')
     inner, _ = _shape(state, TEXT + 'encoder.layer.0.intermediate.dense.weight')
@@ -296,7 +292,7 @@ def bert_config(
         if found:
             layers.add(found[1])
     if width % 64:
-        raise ValueError(
+        raise CXRError(
             f'model: the text tower is {width} wide, no multiple of the 64 '
             'of an attention head'
         )
@@ -339,13 +335,13 @@ def is_swin(
 ) -> bool:
     """Is the image tower a Swin-Tiny, not a ResNet-50?
 
-    Raises: `ValueError` if it is neither.
+    Raises: `CXRError` if it is neither.
     """
     swin = IMAGE + 'image_encoder.embeddings.patch_embeddings.projection.weight'
     has_resnet = IMAGE + 'resnet.conv1.weight' in state
     has_swin = swin in state
     if has_resnet == has_swin:
-        raise ValueError(
+        raise CXRError(
             'model: the image tower must be a ResNet-50 '
             '(image_encoder.resnet.…) or a Swin-Tiny '
             '(image_encoder.image_encoder.…)'
@@ -359,12 +355,12 @@ def released_config(
 ) -> CXRCLIPConfig:
     """Our configuration for a released file.
 
-    Raises: `ValueError` naming a setting or tensor that is missing or unknown.
+    Raises: `CXRError` naming a setting or tensor that is missing or unknown.
     """
     tower = SWIN if is_swin(state) else RESNET
     pooling = _setting(config, 'model.text_encoder.pooling', str)
     if pooling != 'eos':
-        raise ValueError(
+        raise CXRError(
             f'config.model.text_encoder.pooling is {pooling!r}: the '
             "released models use 'eos'"
         )
@@ -401,40 +397,17 @@ def _released_parts(state, swin):
     return released
 
 
-def _check_given(given, wanted):
-    "Refuse tensors of a released file that are not those that are wanted."
-    both = wanted.keys() & given
-    faults = {
-        'lacks': wanted.keys() - given,
-        'has unknown': given.keys() - wanted,
-        'has another shape for': {n for n in both if given[n].shape != wanted[n].shape},
-        'has another kind of number for': {
-            n
-            for n in both
-            if given[n].is_floating_point() != wanted[n].is_floating_point()
-        },
-    }
-    for fault, names in faults.items():
-        if not names:
-            continue
-        first = min(names)
-        message = f'model {fault} {len(names)} tensors, first {first}'
-        if fault == 'has another shape for':
-            message += f': {list(given[first].shape)}, not {list(wanted[first].shape)}'
-        raise ValueError(message)
-
-
 def fill_released(
     model: CXRCLIP,  # of released_config
     state: Mapping,  # name -> tensor of a released file
 ) -> None:
     """Fill `model` strictly.
 
-    Raises: `ValueError` naming tensors that are missing, unknown or misshapen.
+    Raises: `CXRError` naming tensors that are missing, unknown or misshapen.
     """
     swin = is_swin(state)
     given = {name: x for name, x in state.items() if not LEFTOVERS.fullmatch(name)}
-    _check_given(given, _released_parts(model.state_dict(), swin))
+    check_tensors(given, _released_parts(model.state_dict(), swin))
     ours = {}
     for name in model.state_dict():
         parts = [given[n] for n in released_names(name, swin)]
@@ -449,7 +422,7 @@ def _tokenizer(given):
     try:
         return text_tokenizer(str(given))
     except Exception as e:
-        raise ValueError(
+        raise CXRError(
             f'no tokenizer {str(given)!r}: neither a folder with '
             'config.json and vocab.txt (or tokenizer.json), nor to be had '
             'from the hub or its cache '
@@ -490,7 +463,7 @@ def load_released(
     try:
         model = CXRCLIP(released_config(state, config), tokenizer)
         fill_released(model, state)
-    except ValueError as e:
+    except CXRError as e:
         raise CheckpointError(f'{path}: {e}') from e
     _advise(model)
     return model.eval()
@@ -517,11 +490,12 @@ def main(
         "'emilyalsentzer/Bio_ClinicalBERT'",
     )
     args = parser.parse_args(argv)
+    log_to_terminal()
     try:
         check_is_checkpoint(args.out)
         model = load_released(args.tar, args.tokenizer)
         model.save_pretrained(args.out)
-    except (ValueError, OSError) as e:
+    except (CXRError, OSError) as e:
         parser.error(str(e))
     print(f'{args.out}: written')
 

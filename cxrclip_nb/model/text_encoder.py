@@ -7,6 +7,7 @@ __all__ = ['TEXT_POOLS', 'TINY_BERT', 'BERT_BY_NAME', 'text_lengths', 'pool_stat
            'encode_packed', 'encode_grouped', 'TextEncoder']
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-003
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -18,12 +19,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..core import CXRError
 from cxrclip_nb.model.packing import (
     first_position,
     hidden_row,
     plan_groups,
     read_rows,
     reads_rows,
+    to_device,
 )
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-011
@@ -31,24 +34,22 @@ from cxrclip_nb.model.packing import (
 TEXT_POOLS = ('eos', 'cls', 'mean')
 
 
+def _ends(mask):
+    "Position after the last real token of each text [B]; 0 if there is none."
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask.bool() * places).amax(1)
+
+
 def text_lengths(
     attention_mask: Tensor,  # [B, L], 1 real, 0 padding
-) -> Tensor:  # [B] position after the last real token, 1..L
-    """Length of each text.
-
-    Raises: `ValueError` naming the rows without any real token.
-    """
-    places = torch.arange(1, attention_mask.shape[1] + 1, device=attention_mask.device)
-    lengths = (attention_mask.bool() * places).amax(1)
-    empty = (lengths == 0).nonzero().flatten().tolist()
-    if empty:
-        raise ValueError(f'texts without a token: rows {empty[:5]} of the batch')
-    return lengths
+) -> np.ndarray:  # int [B] position after the last real token; 0 if there is none
+    "Length of each text on the host, which waits for the device."
+    return _ends(attention_mask).cpu().numpy()
 
 
 def _check_pool(pool):
     if pool not in TEXT_POOLS:
-        raise ValueError(f'pool {pool!r}: must be one of {TEXT_POOLS}')
+        raise CXRError(f'pool {pool!r}: must be one of {TEXT_POOLS}')
 
 
 def pool_states(
@@ -58,7 +59,7 @@ def pool_states(
 ) -> Tensor:  # [B, F]
     """One vector a text.
 
-    Raises: `ValueError` for an unknown pool.
+    Raises: `CXRError` for an unknown pool.
     Source: paper, section 3.1: the last token.
     """
     _check_pool(pool)
@@ -68,7 +69,7 @@ def pool_states(
     if pool == 'cls':
         place = attention_mask.int().argmax(1)  # of the first 1
     else:
-        place = text_lengths(attention_mask) - 1
+        place = _ends(attention_mask) - 1
     rows = torch.arange(len(states), device=states.device)
     return states[rows, place]
 
@@ -85,12 +86,12 @@ TINY_BERT = dict(
 
 
 def _read(what, name, load):
-    "Run `load`; an `OSError` or refused code becomes a `ValueError` with advice."
+    "Run `load`; an `OSError` or refused code becomes a `CXRError` with advice."
     try:
         return load()
     except (OSError, ValueError) as e:
         reason = str(e).splitlines()[0][:120]
-        raise ValueError(
+        raise CXRError(
             f'no {what} for text encoder {name!r}: looked for a local '
             'folder of that name, then on the Hugging Face hub and in its '
             'cache. Offline give '
@@ -121,7 +122,7 @@ def _config_of_dict(options):
     try:
         return AutoConfig.for_model(kind, **options)
     except ValueError as e:
-        raise ValueError(
+        raise CXRError(
             f'text encoder configuration has model_type {kind!r}, which '
             'transformers does not know'
         ) from e
@@ -136,7 +137,7 @@ def text_config(
 ):  # a transformers configuration
     """Configuration of a text encoder.
 
-    Raises: `ValueError` for an unknown model type or a name that can't be had.
+    Raises: `CXRError` for an unknown model type or a name that can't be had.
     """
     if config is not None:
         found = _config_of_dict(config)
@@ -154,7 +155,7 @@ def text_tokenizer(
 ) -> PreTrainedTokenizerBase:  # knows the encoder's words
     """The tokenizer of a text encoder, without running code of its own.
 
-    Raises: `ValueError` saying what was looked for if it can't be had.
+    Raises: `CXRError` saying what was looked for if it can't be had.
     """
     try:
         raw, _ = PretrainedConfig.get_config_dict(name)
@@ -170,7 +171,7 @@ def text_tokenizer(
 def _load_text(name, config):
     """The net with the weights of `name`.
 
-    Raises: `ValueError` if they can't be had or do not fill the net.
+    Raises: `CXRError` if they can't be had or do not fill the net.
     """
 
     def load(**options):
@@ -191,7 +192,7 @@ def _load_text(name, config):
     net, info = _read('weights', name, load_without_pooler)
     missing = sorted(k for k in info['missing_keys'] if 'pooler' not in k)
     if missing:
-        raise ValueError(
+        raise CXRError(
             f'the weights of {name!r} lack {len(missing)} of the tensors of '
             f'its configuration, e.g. {missing[0]}'
         )
@@ -201,12 +202,12 @@ def _load_text(name, config):
 def _build_text(name, vocab_size, pretrained, config):
     """The net, random or with the weights of `name`.
 
-    Raises: `ValueError` for a tokenizer larger than pretrained embeddings.
+    Raises: `CXRError` for a tokenizer larger than pretrained embeddings.
     """
     if pretrained:
         found = text_config(name, None, config)
         if (vocab_size or 0) > found.vocab_size:
-            raise ValueError(
+            raise CXRError(
                 f'the tokenizer has {vocab_size} tokens, {name!r} knows '
                 f'{found.vocab_size}: use the tokenizer of {name!r}'
             )
@@ -234,24 +235,23 @@ def _recompute_layers(net, on):
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #2c23027e
 def pool_row(
     states: Tensor,  # [T, F] hidden states of texts laid end to end
-    lengths: Tensor,  # [B] tokens a text, together T
+    lengths: np.ndarray,  # int [B] tokens per text, together T
     pool: str = 'eos',  # one of TEXT_POOLS
 ) -> Tensor:  # [B, F]
     "One vector a text from a row."
     if pool == 'mean':
         texts = states.split(lengths.tolist())
         return torch.stack([text.mean(0) for text in texts])
-    ends = lengths.cumsum(0)
-    if pool == 'cls':
-        return states[ends - lengths]
-    return states[ends - 1]
+    ends = lengths.cumsum()
+    places = ends - lengths if pool == 'cls' else ends - 1
+    return states[to_device(places, states.device)]
 
 
 def encode_packed(
     enc: nn.Module,  # a TextEncoder that `packs`
     ids: Tensor,  # [B, L]
     mask: Tensor,  # [B, L]
-    lengths: Tensor,  # [B] as `text_lengths`, on the CPU
+    lengths: np.ndarray | None,  # int [B] real tokens per text, see hidden_row
 ) -> Tensor:  # [B, F]
     """All texts as one row.
 
@@ -261,40 +261,51 @@ def encode_packed(
     n_groups = enc.n_groups
     if n_groups is None and ids.device.type != 'cpu':
         n_groups = 4
-    states, row_lengths = hidden_row(enc.net, ids, mask, n_groups)
-    return pool_row(states, row_lengths, enc.pool)
+    states, lengths = hidden_row(enc.net, ids, mask, n_groups, lengths)
+    return pool_row(states, lengths, enc.pool)
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #ffe1c669
-def _check_texts(ids, mask, max_length, name):
-    "Lengths `[B]` of the texts, on the CPU; refuses what the net cannot read."
+def encode_grouped(
+    enc: nn.Module,  # a TextEncoder
+    ids: Tensor,  # [B, L]
+    mask: Tensor,  # [B, L]
+    lengths: np.ndarray,  # int [B] as `text_lengths`
+) -> Tensor:  # [B, F]
+    "Group after group, each trimmed to its own longest text."
+    order = []
+    vectors = []
+    for group, width in plan_groups(lengths, enc.n_groups or 4):
+        rows = to_device(group, ids.device)
+        order.append(group)
+        vectors.append(enc.encode(ids[rows, :width], mask[rows, :width]))
+    back = np.argsort(np.concatenate(order))
+    return torch.cat(vectors)[to_device(back, ids.device)]
+
+
+def _check_shapes(ids, mask, lengths):
+    "Refuse what is no batch of texts."
     if ids.ndim != 2 or ids.shape != mask.shape or not len(ids):
         raise ValueError(
             f'input_ids {list(ids.shape)} and attention_mask '
             f'{list(mask.shape)} must be equal [B, L], B >= 1'
         )
-    lengths = text_lengths(mask).cpu()
+    if lengths is not None and lengths.shape != ids.shape[:1]:
+        raise ValueError(
+            f'lengths must be [B] for input_ids {list(ids.shape)}, got '
+            f'{list(lengths.shape)}'
+        )
+
+
+def _check_lengths(lengths, max_length, name):
+    "Refuse texts that the net cannot read."
+    empty = np.flatnonzero(lengths < 1).tolist()
+    if empty:
+        raise ValueError(f'texts without a token: rows {empty[:5]} of the batch')
     if max_length and lengths.max() > max_length:
         raise ValueError(
-            f'a text of {int(lengths.max())} tokens, but {name!r} takes '
+            f'a text of {lengths.max()} tokens, but {name!r} takes '
             f'{max_length}: truncate'
         )
-    return lengths
-
-
-def encode_grouped(
-    enc: nn.Module,  # a TextEncoder
-    ids: Tensor,  # [B, L]
-    mask: Tensor,  # [B, L]
-    lengths: Tensor,  # [B] as `text_lengths`, on the CPU
-) -> Tensor:  # [B, F]
-    "Group after group, each trimmed to its own longest text."
-    order = []
-    vectors = []
-    for rows, width in plan_groups(lengths, enc.n_groups or 4):
-        rows = rows.to(ids.device)
-        order.append(rows)
-        vectors.append(enc.encode(ids[rows, :width], mask[rows, :width]))
-    return torch.cat(vectors)[torch.cat(order).argsort()]
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-035
 class TextEncoder(nn.Module):
@@ -346,11 +357,17 @@ class TextEncoder(nn.Module):
         self,
         input_ids: Tensor,  # [B, L]
         attention_mask: Tensor,  # [B, L]
+        # int [B] tokens per text, padded on the right; None: read off the mask, for
+        # which the host waits
+        lengths: np.ndarray | None = None,
     ) -> Tensor:  # [B, F]
         "One vector a text, without computing the padding."
-        lengths = _check_texts(input_ids, attention_mask, self.max_length, self.name)
-        encode = encode_packed if self.packs else encode_grouped
-        return encode(self, input_ids, attention_mask, lengths)
+        _check_shapes(input_ids, attention_mask, lengths)
+        ends = text_lengths(attention_mask) if lengths is None else lengths
+        _check_lengths(ends, self.max_length, self.name)
+        if self.packs:
+            return encode_packed(self, input_ids, attention_mask, lengths)
+        return encode_grouped(self, input_ids, attention_mask, ends)
 
     def save_memory(
         self,

@@ -48,21 +48,23 @@ NEEDS = {
 }  # kind of a tagged cell -> what it waits for
 
 
+def _names_folder(variable):
+    "Whether an environment variable names a folder that exists."
+    return Path(os.environ.get(variable, '/dev/null')).is_dir()
+
+
 def _missing(kind, folders):
     "What a tagged cell lacks here; None if it can and shall run."
-    asked = 'IN_TEST' in os.environ or kind in os.environ.get('CXRCLIP_RUN', '').split()
-    if kind == 'cuda':
-        return None if torch.cuda.is_available() else NEEDS[kind]
     if kind == 'data':
-        absent = [
-            v for v in folders if not Path(os.environ.get(v, '/dev/null')).is_dir()
-        ]
-        return (
-            f'{NEEDS[kind]}; set {" and ".join(absent)} to their folder'
-            if absent
-            else None
-        )
-    return None if asked else NEEDS[kind]
+        absent = [v for v in folders if not _names_folder(v)]
+        variables = ' and '.join(absent)
+        return f'{NEEDS[kind]}; set {variables} to their folder' if absent else None
+    if kind == 'cuda':
+        ready = torch.cuda.is_available()
+    else:
+        asked = os.environ.get('CXRCLIP_RUN', '').split()
+        ready = kind in asked or 'IN_TEST' in os.environ
+    return None if ready else NEEDS[kind]
 
 
 def need(

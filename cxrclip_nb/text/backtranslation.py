@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import pick_device, rng_for
+from ..core import CXRError, pick_device, rng_for
 from .reports import split_sentences
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-008
@@ -143,7 +143,7 @@ def _load_marian(name):
         ) from e
     # TypeError: a vocabulary file that is not there
     except (OSError, ValueError, TypeError) as e:
-        raise ValueError(
+        raise CXRError(
             f'no translator {name!r}: looked for a local folder of that '
             'name, then on the Hugging Face hub and in its cache. '
             'Offline give the path of a folder with config.json, '
@@ -152,12 +152,12 @@ def _load_marian(name):
             f'({type(e).__name__}: {str(e).splitlines()[0][:120]})'
         ) from e
     if kind != 'marian':
-        raise ValueError(
+        raise CXRError(
             f'{name!r} is a model of type {kind!r}; a translator of type '
             'marian is needed'
         )
     if missing:
-        raise ValueError(
+        raise CXRError(
             f'{name!r} is not whole: {len(missing)} weights are not in it, '
             f'first {missing[0]}'
         )
@@ -211,7 +211,7 @@ def _dtype_for(device):
 class Translator:
     """One direction: texts to their translations, '' for one that has no end.
 
-    Raises: `ValueError` for a model that can't be had.
+    Raises: `CXRError` for a model that can't be had.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Translator:
         device: str | torch.device | None = None,
     ):
         if temperature < 0 or top_k < 1 or piece_tokens < 8:
-            raise ValueError(
+            raise CXRError(
                 f'need {temperature=} >= 0, {top_k=} >= 1, {piece_tokens=} >= 8'
             )
         self.tokenizer, model = _load_marian(str(name))

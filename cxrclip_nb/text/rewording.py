@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import progress, rng_for
+from ..core import CXRError, progress, rng_for
 from .reports import split_sentences
 
 # %% ../../nbs/5_basics/54_rewording.ipynb #15-rewording-007
@@ -480,7 +480,7 @@ def _read_store(file, path):
         try:
             known |= json.loads(line)
         except (ValueError, TypeError) as e:
-            raise ValueError(
+            raise CXRError(
                 f'{path}, line {k + 1} is no batch of rewordings ({e}); '
                 'remove it or give another path'
             ) from e

@@ -1,0 +1,88 @@
+"""What two processes must agree on; started by `torchrun`, leaves findings in files.
+
+Films that one of them cannot read, a signal that one of them catches, a state that only
+one of them sees, the best model that only one of them loads.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from cxrclip_nb.core import log_to_terminal
+from cxrclip_nb.data.phantoms import make_phantoms
+from cxrclip_nb.data.studies import save_studies
+from cxrclip_nb.training.config import TrainConfig
+from cxrclip_nb.training.loop import Trainer, train
+from cxrclip_nb.training.resume import TrainingStopped
+
+out = Path(sys.argv[1])
+log_to_terminal()
+dist.init_process_group('gloo')
+rank = dist.get_rank()
+
+
+def config(name, **changes):
+    options = dict(
+        studies=str(out / 'studies.parquet'),
+        root=str(out / 'films'),
+        output_dir=str(out / name),
+        image_encoder='test_resnet',
+        embed_dim=32,
+        vocab_size=400,
+        batch_size=4,
+        max_steps=8,
+    )
+    return TrainConfig(**(options | changes))
+
+
+def broken_films():
+    "Sixty phantoms, most films of which cannot be read."
+    studies = make_phantoms(out / 'films', n_studies=60, size=128, seed=0)
+    for split in ('train', 'valid', 'test'):
+        (out / 'films' / f'broken_{split}.png').write_text('no film')
+    for row in studies.index[studies.index % 5 < 3]:
+        studies.at[row, 'images'] = [f'broken_{studies.split[row]}.png']
+        studies.at[row, 'views'] = ['PA']
+    save_studies(studies, out / 'studies.parquet')
+
+
+class Stopping(Trainer):
+    "The second process catches SIGTERM after the fifth step."
+
+    def _take_step(self, *args):
+        super()._take_step(*args)
+        if rank == 1 and self.step == 5:
+            self.stop.caught = 15
+
+
+def weights_of(model):
+    return float(sum(t.double().abs().sum() for t in model.state_dict().values()))
+
+
+if rank == 0:
+    broken_films()
+dist.barrier()
+found = {}
+
+try:
+    run = Stopping(config('stopped', on_bad_film='skip', keep='best'))
+    run.begin()
+    run.fit()
+except TrainingStopped as e:
+    found['stopped'] = e.step
+result = train(config('stopped', on_bad_film='skip', keep='best', resume=True))
+found['weights'] = weights_of(result.model)
+found['steps'] = len(result.history)
+found['empty'] = int(result.history.total.isna().sum())
+
+# each has a folder of its own; only the second one's holds something like a state
+(out / 'alone1').mkdir(exist_ok=True)
+(out / 'alone1' / 'last.pt').write_text('of another run')
+phantoms = dict(studies=None, n_phantoms=40, root=str(out), max_steps=2)
+run = Trainer(config(f'alone{rank}', resume=True, **phantoms))
+run.begin()
+found['step'] = run.step
+
+(out / f'found{rank}.json').write_text(json.dumps(found))
