@@ -135,5 +135,8 @@ def log_to_terminal() -> None:
     for name in ('cxrclip_nb', '__main__'):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        if not any(isinstance(handler, _Terminal) for handler in logger.handlers):
-            logger.addHandler(_Terminal())
+        # by name: a notebook that defines the class anew must not show lines twice
+        if 'cxrclip_nb' not in [handler.name for handler in logger.handlers]:
+            handler = _Terminal()
+            handler.name = 'cxrclip_nb'
+            logger.addHandler(handler)
