@@ -122,11 +122,31 @@ class CXRError(ValueError):
 class _Terminal(logging.Handler):
     "Prints messages to the standard output of the moment."
 
+    # set by `log_to_terminal`: print even where the program logs elsewhere, too
+    always = False
+
     def emit(self, record):
+        if logging.getLogger().handlers and not self.always:
+            return  # the program's own logging has the message
         try:
             print(self.format(record), file=sys.stdout, flush=True)
         except Exception:
             self.handleError(record)
+
+
+def _terminal_of(logger):
+    "The logger's handler of this kind, added if there is none."
+    # by name: a notebook that defines the class anew must not show lines twice
+    for handler in logger.handlers:
+        if handler.name == 'cxrclip_nb':
+            return handler
+    handler = _Terminal()
+    handler.name = 'cxrclip_nb'
+    logger.addHandler(handler)
+    return handler
+
+
+_terminal_of(logging.getLogger('cxrclip_nb'))
 
 
 def log_to_terminal() -> None:
@@ -135,8 +155,4 @@ def log_to_terminal() -> None:
     for name in ('cxrclip_nb', '__main__'):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        # by name: a notebook that defines the class anew must not show lines twice
-        if 'cxrclip_nb' not in [handler.name for handler in logger.handlers]:
-            handler = _Terminal()
-            handler.name = 'cxrclip_nb'
-            logger.addHandler(handler)
+        _terminal_of(logger).always = True
