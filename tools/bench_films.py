@@ -52,6 +52,7 @@ from cxrclip_nb.data.batches import (
     study_images,
     train_tokenizer,
 )
+from cxrclip_nb.data.dicom import strict_jpeg
 from cxrclip_nb.data.films import cache_films, open_films, read_film
 from cxrclip_nb.data.phantoms import make_phantoms
 from cxrclip_nb.data.sampling import sample_views
@@ -295,6 +296,7 @@ def measure_ratios(readers, folder, films, repeats):
             f'bare decode, {size}': lambda f, k: cv2.imread(
                 str(path(f)), cv2.IMREAD_GRAYSCALE
             ),
+            f'strict decode, {size}': lambda f, k: strict_jpeg(path(f).read_bytes()),
         }
         for name in names:
             variants[f'ours, {name}'] = lambda f, k, r=readers[name]: (

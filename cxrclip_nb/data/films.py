@@ -14,6 +14,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
 from cxrclip_nb.data.dicom import (
     MAX_PIXELS,
     FilmError,
@@ -21,9 +24,9 @@ from cxrclip_nb.data.dicom import (
     decode_dicom,
     is_dicom,
     open_dicom,
+    strict_jpeg,
     to_grey8,
 )
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_BYTES = 4 * MAX_PIXELS  # a larger file is refused before it is read
 
@@ -67,6 +70,26 @@ def _open_file(path):
 
 # %% ../../nbs/6_data/61_decode.ipynb #12-decode-012
 _FORMATS = ('JPEG', 'PNG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG2000')
+_TIFF_MARKS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
+_MARKS = {
+    b'\xff\xd8\xff': 'JPEG',
+    b'\x89PNG': 'PNG',
+    **dict.fromkeys(_TIFF_MARKS, 'TIFF'),
+}
+_SAVE_AS_GREY = 'save it as one grey channel of 8 or 16 bits'
+
+
+def _head(f, n):
+    f.seek(0)
+    return f.read(n)
+
+
+def _why_not(head):
+    "What a file may be that Pillow does not know, by its first bytes."
+    for mark, kind in _MARKS.items():
+        if head.startswith(mark):
+            return f'damaged, or a {kind} of a kind that is not read; {_SAVE_AS_GREY}'
+    return f'not a film that can be read (none of {", ".join(_FORMATS)}, DICOM)'
 
 
 def _open_pillow(f, path):
@@ -75,10 +98,7 @@ def _open_pillow(f, path):
         im = Image.open(f, formats=_FORMATS)
         frames = getattr(im, 'n_frames', 1)
     except UnidentifiedImageError as e:
-        formats = ', '.join(_FORMATS)
-        raise FilmError(
-            path, f'not a film that can be read (none of {formats}, DICOM)'
-        ) from e
+        raise FilmError(path, _why_not(_head(f, 4))) from e
     except Exception as e:
         reason = e or type(e).__name__
         raise FilmError(path, f'not a film that can be read ({reason})') from e
@@ -142,51 +162,247 @@ def jpeg_scale(
 _MAX_SCANS = 500
 _END_OF_IMAGE = b'\xff\xd9'
 _START_OF_SCAN = b'\xff\xda'
+_SCAN = 0xDA
+_SEQUENTIAL = (0xC0, 0xC1)
+_ALL_FREQUENCIES = b'\0\x3f\0'  # the end of a scan's header, if it is sequential
+# frame, tables, scan, restarts, Adobe's colours: what the decoder needs to know
+_NEEDED = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDD, 0xEE}
 
 
-def _check_jpeg(data, im, path):
-    "`FilmError` for a JPEG without its end, or with too many scans."
-    end_of_header = im.fp.tell()
-    last_part = max(end_of_header, len(data) - 4096)
+def _header_segments(code):
+    "Kind, start and end of each segment of a JPEG up to its first scan."
+    at = code.find(b'\xff', 2)
+    while 0 <= at < len(code) - 4:
+        kind = code[at + 1]
+        end = at + 1
+        if kind not in (0, 0xFF):
+            end = at + 2 + int.from_bytes(code[at + 2 : at + 4], 'big')
+            yield kind, at, end
+        if kind == _SCAN:
+            return
+        at = code.find(b'\xff', end)
+
+
+def _without_padding(pixels):
+    "The code of the pixels without zeros behind it."
+    code = pixels.rstrip(b'\0')
+    # a stuffed zero belongs to the code
+    return code + b'\0' if code.endswith(b'\xff') else code
+
+
+def _tidied(code):
+    "A JPEG without notes and stray bytes in its header, and zeros before its end."
+    tidy, kinds, end = code[:2], set(), 2
+    for kind, start, end in _header_segments(code):
+        kinds.add(kind)
+        if kind in _NEEDED:
+            tidy += code[start:end]
+    if kinds.intersection(_SEQUENTIAL):
+        tidy = tidy[:-3] + _ALL_FREQUENCIES
+    pixels = code[end : code.rfind(_END_OF_IMAGE)]
+    return tidy + _without_padding(pixels) + _END_OF_IMAGE
+
+
+def _strict_grey(data, divisor):
+    "Grey pixels of a JPEG; `ValueError` with what libjpeg finds wrong in them."
+    try:
+        return strict_jpeg(data, divisor)
+    except ValueError as e:
+        remark = f'libjpeg: {e}'
+    try:
+        return strict_jpeg(_tidied(data), divisor)
+    except ValueError:
+        raise ValueError(remark) from None
+
+
+def _trusting_grey(data, im, divisor):
+    "Grey pixels of a JPEG; `ValueError` if its end is missing, or all of them."
+    last_part = max(im.fp.tell(), len(data) - 4096)
     if data.rfind(_END_OF_IMAGE, last_part) < 0:
-        raise FilmError(path, 'damaged or cut off (a JPEG without its end)')
-    if 'progressive' in im.info:
-        if data.count(_START_OF_SCAN, end_of_header) > _MAX_SCANS:
-            raise FilmError(path, f'a JPEG of more than {_MAX_SCANS} scans')
-
-
-def _jpeg_grey(data, im, path, min_side):
-    "Grey pixels of a JPEG, as they lie; `im` is its header."
-    _check_jpeg(data, im, path)
-    w, h = im.size
-    k = jpeg_scale(min(h, w), min_side)
-    flags = JPEG_SCALES[k] | cv2.IMREAD_IGNORE_ORIENTATION
+        raise ValueError('a JPEG without its end')
+    flags = JPEG_SCALES[divisor] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         film = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         film = None
-    if film is None or film.shape != (_scaled(h, k), _scaled(w, k)):
-        raise FilmError(path, 'damaged; the JPEG cannot be decoded')
+    if film is None:
+        raise ValueError('a JPEG that cannot be decoded')
     return film
 
+
+def _jpeg_grey(data, im, path, min_side, strict):
+    "Grey pixels of a JPEG, as they lie; `im` is its header."
+    if 'progressive' in im.info:
+        if data.count(_START_OF_SCAN, im.fp.tell()) > _MAX_SCANS:
+            raise FilmError(path, f'a JPEG of more than {_MAX_SCANS} scans')
+    w, h = im.size
+    k = jpeg_scale(min(h, w), min_side)
+    try:
+        film = _strict_grey(data, k) if strict else _trusting_grey(data, im, k)
+        if film.shape != (_scaled(h, k), _scaled(w, k)):
+            raise ValueError(f'{film.shape} pixels')
+    except ValueError as e:
+        raise FilmError(path, f'damaged or cut off ({e})') from e
+    # four inks: their pixels are Pillow's
+    return _pillow_grey(data, im, path) if im.mode == 'CMYK' else film
+
 # %% ../../nbs/6_data/61_decode.ipynb #12-decode-020
+def _opencv_values(data):
+    "All bits of all channels, colours in the order RGB; None if OpenCV cannot."
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    if values is None or values.ndim == 2:
+        return values
+    return values[..., 2::-1]
+
+
+def _bits(data, im):
+    "Bits of a channel of a PNG or JPEG 2000; 8 for the others."
+    if im.format == 'PNG':
+        return data[24]
+    if im.format == 'JPEG2000':
+        code = data.find(b'\xff\x4f\xff\x51')
+        return (data[code + 42] & 127) + 1
+    return 8
+
+
 def _has_plain_pixels(im):
     "Whether the values of Pillow's image are grey levels or RGB as they are."
     return im.mode in ('1', 'L', 'LA', 'RGB', 'RGBA', 'F') or im.mode.startswith('I')
 
 
-def _pillow_grey(im, path):
+def _values(data, im, path):
+    "Values of Pillow's image, [H, W] or [H, W, C], at the depth that they have."
+    is_deep_colour = len(im.getbands()) > 1 and _bits(data, im) > 8
+    if not _has_plain_pixels(im):
+        im = im.convert('RGB')
+    values = np.array(im)
+    if is_deep_colour:
+        values = _opencv_values(data)
+    if values is None:
+        raise FilmError(path, f'colour of this kind is not read; {_SAVE_AS_GREY}')
+    return values
+
+
+def _pillow_grey(data, im, path):
     "Grey pixels of Pillow's image, as they lie."
     try:
         w, h = im.size
-        if not _has_plain_pixels(im):
-            im = im.convert('RGB')
-        film = to_grey8(np.array(im))
+        film = to_grey8(_values(data, im, path))
         if film.shape != (h, w):
             raise ValueError(f'{(h, w)} pixels announced, {film.shape} there')
         return film
+    except FilmError:
+        raise
     except Exception as e:
         raise FilmError(path, f'damaged or cut off ({e or type(e).__name__})') from e
+
+# %% ../../nbs/6_data/61_decode.ipynb #e719b7cc
+_TIFF_DEFAULTS = dict(
+    BitsPerSample=(1,),
+    SampleFormat=(1,),  # unsigned; 2 signed, 3 a fraction
+    PhotometricInterpretation=1,  # black is zero; 0 white, 2 RGB
+    SamplesPerPixel=1,
+    PlanarConfiguration=1,  # channels pixel by pixel; 2 one after the other
+    Compression=1,  # none
+    Orientation=1,
+)
+
+
+def _read_tiff_tags(f):
+    "Tags of a TIFF's first picture by name, its byte order, and where a second one is."
+    head = _head(f, 16)
+    is_big = head[2] == 43
+    directory = ImageFileDirectory_v2(head if is_big else head[:8])
+    f.seek(directory.next)
+    directory.load(f)
+    order = '>' if directory.prefix == b'MM' else '<'
+    more = dict(order=order, second=directory.next)
+    return _TIFF_DEFAULTS | directory.named() | more
+
+
+def _deep_tiff(f, path):
+    """Tags of a TIFF of more than 8 bits a channel, or with a sign, in grey or RGB.
+
+    Returns: None for any other file, which is Pillow's to read or to refuse.
+    """
+    if _head(f, 4) not in _TIFF_MARKS:
+        return None
+    try:
+        tags = _read_tiff_tags(f)
+        h, w = int(tags['ImageLength']), int(tags['ImageWidth'])
+        is_deep = max(tags['BitsPerSample']) > 8 or max(tags['SampleFormat']) in (2, 3)
+    except Exception:
+        return None
+    if not is_deep or tags['PhotometricInterpretation'] not in (0, 1, 2):
+        return None
+    check_size(h, w, path)
+    if tags['second']:
+        raise FilmError(path, 'several pictures in one file; a film is one')
+    return tags
+
+
+def _tiff_size(tags):
+    h, w = tags['ImageLength'], tags['ImageWidth']
+    return (w, h) if tags['Orientation'] in range(5, 9) else (h, w)
+
+# %% ../../nbs/6_data/61_decode.ipynb #2fcc236b
+def _uncompressed_values(data, tags):
+    "Values of an uncompressed TIFF in strips, as they lie, [H, W, C]."
+    h, w, channels = tags['ImageLength'], tags['ImageWidth'], tags['SamplesPerPixel']
+    kind = {1: 'u', 2: 'i', 3: 'f'}[max(tags['SampleFormat'])]
+    dtype = np.dtype(f'{tags["order"]}{kind}{max(tags["BitsPerSample"]) // 8}')
+    offsets, sizes = tags['StripOffsets'], tags['StripByteCounts']
+    if sum(sizes) != h * w * channels * dtype.itemsize:
+        raise ValueError('the pixels are not as many as announced')
+    code = b''.join(data[at : at + n] for at, n in zip(offsets, sizes))
+    values = np.frombuffer(code, dtype)
+    if tags['PlanarConfiguration'] == 2:
+        return np.moveaxis(values.reshape(channels, h, w), 0, -1)
+    return values.reshape(h, w, channels)
+
+
+def _packed_values(data, tags, path):
+    "Values of one channel whose compression OpenCV does not know, upright, by Pillow."
+    im = _open_pillow(io.BytesIO(data), path)
+    if im.mode not in ('I;16', 'I;16B', 'F') or (im.mode, tags['order']) == ('F', '>'):
+        raise FilmError(
+            path, f'damaged, or of a kind that is not read; {_SAVE_AS_GREY}'
+        )
+    return np.array(im)
+
+
+def _tiff_values(data, tags, path):
+    "Values of a deep TIFF, [H, W] or [H, W, C], and how they are still to be turned."
+    channels = tags['SamplesPerPixel']
+    is_planar = channels > 1 and tags['PlanarConfiguration'] == 2
+    values = None
+    if not is_planar and channels != 2:
+        values = _opencv_values(data)
+    if values is not None:
+        return values, 1
+    if tags['Compression'] == 1 and 'StripOffsets' in tags:
+        return _uncompressed_values(data, tags), tags['Orientation']
+    return _packed_values(data, tags, path), 1
+
+
+def _tiff_grey(data, tags, path):
+    "Grey pixels of a deep TIFF, upright."
+    try:
+        values, orientation = _tiff_values(data, tags, path)
+        if values.ndim == 3 and values.dtype != np.uint16:
+            values = values.astype(np.float32)
+        film = _upright(to_grey8(values), orientation)
+        if film.shape != _tiff_size(tags):
+            raise ValueError(f'shape {film.shape}')
+    except FilmError:
+        raise
+    except Exception as e:
+        raise FilmError(path, f'damaged or cut off ({e or type(e).__name__})') from e
+    is_negative = tags['PhotometricInterpretation'] == 0
+    return 255 - film if is_negative else film
 
 # %% ../../nbs/6_data/61_decode.ipynb #12-decode-027
 def read_film(
@@ -195,6 +411,8 @@ def read_film(
     # JPEGs are decoded at the smallest scale with min(H, W) >= min_side; none: full
     # size
     min_side: int | None = None,
+    # JPEGs in which libjpeg notices a fault are refused; False: films checked before
+    strict: bool = True,
 ) -> np.ndarray:  # uint8 [H, W], grey, upright
     """A film as grey bytes.
 
@@ -205,12 +423,15 @@ def read_film(
         data = f.read()
     if is_dicom(data[:132]):
         return decode_dicom(data, path)
+    tags = _deep_tiff(io.BytesIO(data), path)
+    if tags:
+        return _tiff_grey(data, tags, path)
     im = _open_pillow(io.BytesIO(data), path)
     orientation = _orientation(im)
-    if im.format in ('JPEG', 'MPO') and im.mode != 'CMYK':
-        film = _jpeg_grey(data, im, path, min_side)
+    if im.format in ('JPEG', 'MPO'):
+        film = _jpeg_grey(data, im, path, min_side, strict)
     else:
-        film = _pillow_grey(im, path)
+        film = _pillow_grey(data, im, path)
     return _upright(film, orientation)
 
 
@@ -225,6 +446,9 @@ def film_size(path: str | Path) -> tuple[int, int]:  # H, W of `read_film(path)`
         if is_dicom(head):
             d = open_dicom(f, path, head, stop_before_pixels=True)
             return int(d.Rows), int(d.Columns)
+        tags = _deep_tiff(f, path)
+        if tags:
+            return _tiff_size(tags)
         im = _open_pillow(f, path)
         w, h = im.size
         return (w, h) if _orientation(im) > 4 else (h, w)
@@ -261,11 +485,12 @@ def _path_below(root, film):
 class FilmFolder:
     "Films in a folder, read by their path below it; made by `open_films`."
 
-    def __init__(self, root):
+    def __init__(self, root, strict=True):
         self.root = str(root)
+        self.strict = strict
 
     def __call__(self, film: str, min_side: int | None = None) -> np.ndarray:
-        return read_film(_path_below(self.root, film), min_side)
+        return read_film(_path_below(self.root, film), min_side, self.strict)
 
     def size(self, film: str) -> tuple[int, int]:
         "H, W of self(film), from the header."
@@ -311,7 +536,7 @@ def open_films(
             'a cache that was not finished; the call that began it (cache_films, '
             'cxrclip-prepare) goes on where it stopped',
         )
-    return FilmFolder(root)
+    return FilmFolder(root, strict=not (folder / _CARD).is_file())
 
 # %% ../../nbs/6_data/62_films.ipynb #43f6f5ef
 def _shrunk(film, side):
@@ -501,7 +726,8 @@ def cache_films(
     side, quality, out = int(side), int(quality), Path(out)
     _check_cache_folder(out, root)
     films = list(dict.fromkeys(film for cell in studies.images for film in cell))
-    store = partial(_store_film, open_films(root), out, side, quality)
+    read = FilmFolder(open_films(root).root)  # strict, of a cache too
+    store = partial(_store_film, read, out, side, quality)
     try:
         with _unfinished(out, dict(side=side, quality=quality)):
             stop = on_bad_film == 'raise'

@@ -225,19 +225,24 @@ _PARTS = (
 )
 
 
+def _part_of_chexpert(split, n_labels):
+    "Which CheXpert a study is of: training, validation, 5x200 or the official test."
+    if split == 'test':
+        return 'chexpert test' if n_labels == 14 else 'chexpert5x200'
+    return 'chexpert valid' if split == 'valid' else 'chexpert'
+
+
 def _sources(studies, two_tables):
     """Source -> number of studies.
 
-    Of two tables, CheXpert's test is 5x200, and its validation neither that nor
-    training.
+    Of two tables, CheXpert's parts count on their own.
     """
-    counts = Counter(zip(studies.source, studies.split))
+    n_labels = studies.positive.map(len) + studies.negative.map(len)
+    counts = Counter(zip(studies.source, studies.split, n_labels))
     sources = Counter()
-    for (source, split), n in counts.items():
-        if two_tables and source == 'chexpert' and split == 'test':
-            source = 'chexpert5x200'
-        elif two_tables and source == 'chexpert' and split == 'valid':
-            source = 'chexpert valid'
+    for (source, split, n_said), n in counts.items():
+        if two_tables and source == 'chexpert':
+            source = _part_of_chexpert(split, n_said)
         sources[source] += n
     return sources
 

@@ -630,9 +630,11 @@ def prepare(
     num_workers: int | None = None,
     # where to store films, to share a cache between corpora; none: `out/films`
     films: str | Path | None = None,
-    # films that a table names and the disk lacks: 'skip' lists them, 'raise' stops
-    missing: str = 'skip',
-    on_bad_film: str = 'skip',  # films that cannot be read: the same
+    # films that a table names and the disk lacks: 'few' lists them, but stops if more
+    # than half lack, of all or of a split; 'skip' lists any number, 'raise' stops
+    missing: str = 'few',
+    # films that cannot be read: 'skip' lists them, 'raise' stops
+    on_bad_film: str = 'skip',
     seed: int = 0,  # of splits by patient, where the corpus has no official one
     **read,  # further options of the corpus's reader
 ) -> pd.DataFrame:  # the study table, as in `out/studies.parquet`
@@ -721,16 +723,19 @@ def _parser():
         '--films',
         help='where to store films, to share a cache between corpora (OUT/films)',
     )
-    for name, what in (
-        ('missing', 'films that a table names and the disk lacks'),
-        ('on_bad_film', 'films that cannot be read'),
-    ):
-        p.add_argument(
-            f'--{name}',
-            default='skip',
-            choices=['skip', 'raise'],
-            help=f'{what}: list them, or stop (%(default)s)',
-        )
+    p.add_argument(
+        '--missing',
+        default='few',
+        choices=['few', 'skip', 'raise'],
+        help='films that a table names and the disk lacks: list a few, but stop if '
+        'more than half lack; list any number; or stop (%(default)s)',
+    )
+    p.add_argument(
+        '--on_bad_film',
+        default='skip',
+        choices=['skip', 'raise'],
+        help='films that cannot be read: list them, or stop (%(default)s)',
+    )
     p.add_argument(
         '--seed', type=int, default=0, help='of splits by patient (%(default)s)'
     )

@@ -29,10 +29,8 @@ SPLITS = ('train', 'valid', 'test')
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-011
 _LATERALS = ('LATERAL', 'LAT', 'LL', 'RL', 'LLAT', 'RLAT')
 _VIEW_WORDS = {
-    'PA': 'PA',
-    'POSTEROANTERIOR': 'PA',
-    'AP': 'AP',
-    'ANTEROPOSTERIOR': 'AP',
+    **dict.fromkeys(('PA', 'POSTEROANTERIOR', 'POSTERIORANTERIOR'), 'PA'),
+    **dict.fromkeys(('AP', 'ANTEROPOSTERIOR', 'ANTERIORPOSTERIOR'), 'AP'),
     **dict.fromkeys(_LATERALS, 'LATERAL'),
 }
 
@@ -45,12 +43,15 @@ def map_view(
     What is not recognised, or names two views, is UNKNOWN.
     """
     text = spelling.upper() if isinstance(spelling, str) else ''
-    # postero-anterior is one word
-    text = re.sub(r'(POSTERO|ANTERO)[^A-Z]+', r'\1', text)
+    # postero-anterior is one word, and so is P.A.
+    text = re.sub(r'(POSTERO|ANTERO|POSTERIOR|ANTERIOR)[^A-Z]+(?=[AP])', r'\1', text)
+    text = re.sub(r'\b([AP])[^A-Z]([AP])\b', r'\1\2', text)
     words = re.findall('[A-Z]+', text)
     views = {_VIEW_WORDS[w] for w in words if w in _VIEW_WORDS}
-    if 'DECUBITUS' in words:
+    if any(w.startswith('DECUB') for w in words):
         views.discard('LATERAL')
+    elif 'FRONTAL' in words and 'LATERAL' in views:
+        return 'UNKNOWN'
     if not views and {'PORTABLE', 'SUPINE'} & set(words):
         return 'AP'
     return views.pop() if len(views) == 1 else 'UNKNOWN'
@@ -93,12 +94,14 @@ class StudyError(CXRError):
     ):
         self.faults = list(faults)
         n = len(self.faults)
-        lines = [f'{n} fault{"s" if n > 1 else ""} in the study table']
-        for fault in self.faults[:shown]:
-            lines.append(f'  {fault.place}, {fault.column}: {fault.reason}')
+        lines = [f'{f.place}, {f.column}: {f.reason}' for f in self.faults[:shown]]
         if n > shown:
-            lines.append(f'  ... and {n - shown} more (all in .faults)')
-        super().__init__('\n'.join(lines))
+            lines.append(f'... and {n - shown} more (all in .faults)')
+        if n == 1:
+            message = f'1 fault in the study table: {lines[0]}'
+        else:
+            message = '\n  '.join([f'{n} faults in the study table', *lines])
+        super().__init__(message)
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #dcf73666
 def _as_list(value):

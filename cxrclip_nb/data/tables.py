@@ -5,18 +5,26 @@
 # %% auto #0
 __all__ = ['logger', 'GUESSES', 'SPLIT_NAMES', 'raise_faults', 'cell_faults', 'LeftOut', 'summarise_left_out', 'note_left_out',
            'noted_left_out', 'read_table', 'label_kinds', 'names_by_row', 'label_lists', 'one_row_per_study',
-           'drop_silent', 'read_csv']
+           'drop_silent', 'read_csv', 'open_table']
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-003
+import codecs
+import csv
 import difflib
+import functools
+import gzip
+import io
+import itertools
 import logging
+import os
+import posixpath
 import re
-import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -29,11 +37,13 @@ from cxrclip_nb.data.studies import (
     SPLITS,
     Fault,
     StudyError,
+    load_studies,
     map_view,
     split_by_patient,
     validate_studies,
 )
 from ..text.labels import LABELS, label_name, nearest_labels
+from ..text.reports import clean_text, report_sections
 
 logger = logging.getLogger(__name__)
 
@@ -55,50 +65,162 @@ def _near(name, frame):
     others = [c for c in columns if c not in close]
     return ', '.join(repr(c) for c in close + others)
 
+# %% ../../nbs/6_data/64_tables.ipynb #de1d5e7e
+_SAVE = 'save it as "CSV UTF-8"'
+# how files begin that are no text
+_NO_TEXT = {
+    b'PK\x03\x04': 'it is an Excel workbook or a zip archive',
+    b'\xd0\xcf\x11\xe0': 'it is an Excel workbook',
+    b'PAR1': 'it is a Parquet table, and should be named .parquet',
+}
+
+
+def _read_bytes(path):
+    "The bytes of a text file, unzipped."
+    data = path.read_bytes()
+    if data.startswith(b'\x1f\x8b'):
+        data = gzip.decompress(data)
+    for start, what in _NO_TEXT.items():
+        if data.startswith(start):
+            raise CXRError(f'{what}; {_SAVE}')
+    return data
+
+
+def _decode_windows(data, name):
+    "Text in Windows-1252, with a warning; an error for what is something else."
+    text = data.decode('cp1252', 'replace')
+    # signs that are UTF-8 after all; no plain letter far and wide, or odd signs in a
+    # word: other alphabets, and old Macs
+    mixed = not data.decode('utf-8', 'ignore').isascii()
+    odd = re.search('\ufffd|[^\0-\x7f]{4}|[^\\W\\d_][ŠŽŸ§‡ˆ˜™][^\\W\\d_]', text)
+    if mixed or odd:
+        raise CXRError(f'it is neither UTF-8 nor Windows-1252; {_SAVE}')
+    word = re.search(r'\w*[^\0-\x7f]\w*', text).group()
+    logger.warning(
+        f'{name} is not UTF-8 and was read as Windows-1252, for instance {word!r}; if '
+        f'that is wrong, {_SAVE}'
+    )
+    return text
+
+
+def _decode(data, name):
+    "The text of a file in UTF-8, UTF-16 or Windows-1252."
+    start = data[:2]
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        text = data.decode('utf-16')
+    elif 0 in start:
+        text = data.decode('utf-16-le' if start[0] else 'utf-16-be')
+    else:
+        try:
+            text = data.decode('utf-8')
+        except UnicodeDecodeError:
+            text = _decode_windows(data, name)
+    if '\0' in text:
+        raise CXRError(f'it holds NUL signs; {_SAVE}')
+    return re.sub('\r\n?', '\n', text.lstrip('\ufeff'))
+
+# %% ../../nbs/6_data/64_tables.ipynb #abc0d792
+def _n_cells(line, separator):
+    "How many cells a line has; signs between quotes do not count."
+    return re.sub('"[^"]*"', '', line).count(separator) + bool(line)
+
+
+def _separator(line):
+    "The sign that makes most cells of a line."
+    return max(',;\t|', key=lambda sign: _n_cells(line, sign))
+
+
+def _is_preface(line, below):
+    "Is a line above the header: empty, or a remark behind a '#'?"
+    if not line.strip(' \t,;|"'):
+        return True
+    n, n_below = (_n_cells(x, _separator(x)) for x in (line, below))
+    return line.startswith('#') and n != n_below
+
+
+def _from_header(text):
+    """The table from its header on, the sign between its cells, and how many lines
+    stand above (without Excel's `sep=;`, which nobody sees there).
+    """
+    told = re.match(r'"?sep=(.)"?[,;\t]*\n', text, re.I)
+    if told:
+        text = text[told.end() :]
+    n_above = 0
+    while True:
+        line, _, rest = text.partition('\n')
+        if not rest or not _is_preface(line, rest.partition('\n')[0]):
+            break
+        text = rest
+        n_above += 1
+    return text, told[1] if told else _separator(line), n_above
+
 # %% ../../nbs/6_data/64_tables.ipynb #65585a66
-# what pandas raises for a file that is no CSV, is cut off, or holds no text
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    EOFError,
-    OverflowError,
-    zlib.error,
-    pd.errors.ParserWarning,
-)
+# what is raised for a file that is no CSV, is cut off, or holds no text
+_UNREADABLE = (ValueError, OSError, EOFError, OverflowError, zlib.error, csv.Error)
 
 
-def _parse_csv(path, sep):
-    "A CSV as pandas reads it, all text; a row longer than the header is an error."
-    with warnings.catch_warnings():
-        # such a row would lose cells
-        warnings.simplefilter('error', pd.errors.ParserWarning)
-        return pd.read_csv(
-            path,
-            sep=sep,
-            dtype=str,
-            encoding='utf-8-sig',
-            index_col=False,
-            keep_default_na=False,
-            skip_blank_lines=False,
+def _rows_of_equal_length(text, separator, n_above):
+    "Rows without empty cells at their ends; an error for one longer than the header."
+    rows = list(csv.reader(io.StringIO(text), delimiter=separator))
+    width = len(rows[0])
+    for number, row in enumerate(rows, n_above + 1):
+        if any(cell.strip() for cell in row[width:]):
+            raise CXRError(
+                f'row {number} has {len(row)} cells, the header {width}; a text that '
+                f'holds {separator!r} must stand between double quotes'
+            )
+    return pd.DataFrame([row[:width] for row in rows], dtype=object)
+
+
+def _parse_csv(text, separator, n_above):
+    "All rows of a CSV, the header first, every cell a text."
+    if re.search(r'\\"[^,;\t|\n"]', text):
+        raise CXRError(r'it has \" inside cells; there a quote is written twice ("")')
+    options = dict(header=None, dtype=str, keep_default_na=False)
+    try:
+        frame = pd.read_csv(
+            io.StringIO(text), sep=separator, skip_blank_lines=False, **options
         )
+    except pd.errors.ParserError as e:
+        unclosed = re.search(r'EOF inside string starting at row (\d+)', str(e))
+        if unclosed:
+            row = int(unclosed[1]) + n_above + 1
+            raise CXRError(f'a quote that opens in row {row} never closes') from e
+        frame = _rows_of_equal_length(text, separator, n_above)
+    # cells that a short row lacks
+    return frame.fillna('')
 
 
-def _read_text(path, sep=','):
+def _distinct(names):
+    "Names of columns; one that comes again gets a number, as pandas does it."
+    counts = Counter()
+    distinct = []
+    for name in names:
+        n = counts[name]
+        distinct.append(f'{name}.{n}' if n else name)
+        counts[name] += 1
+    return distinct
+
+
+def _read_text(path):
     """A CSV as text, '' where nothing stands.
 
-    Row N of the file is at index N - 2; blank lines are left out.
+    Row N of the file is at index N - 2; blank lines and columns without a name are
+    left out.
     Raises: `CXRError` naming a file that cannot be read.
     """
     try:
-        frame = _parse_csv(path, sep)
+        text = _decode(_read_bytes(path), path.name)
+        text, separator, n_above = _from_header(text)
+        frame = _parse_csv(text, separator, n_above)
     except _UNREADABLE as e:
         why = str(e)[:200]
         raise CXRError(f'{path} is no CSV that can be read: {why}') from e
-    if not len(frame.columns):
-        raise CXRError(f'{path} is no CSV that can be read: its first line is blank')
-    frame.columns = [str(c).strip() for c in frame.columns]
-    # cells that a short row lacks
-    frame = frame.fillna('')
+    names = [name.strip() for name in frame.iloc[0]]
+    frame = frame.iloc[1:].set_axis(_distinct(names), axis=1)
+    frame.index += n_above - 1
+    named = [c for c in frame if not re.fullmatch(r'(Unnamed: \d+)?(\.\d+)?', c)]
+    frame = frame[named]
     # blank lines go, the others keep their number
     blank = (frame == '').all(axis=1)
     return frame[~blank]
@@ -205,14 +327,33 @@ def read_table(
     raise_faults(faults)
     return path, frame
 
+# %% ../../nbs/6_data/64_tables.ipynb #698a7231
+_NOTHING = frozenset(
+    'nan none null nil na n/a n.a nat <na> <nan> <none> <null> (null) np.nan pd.na \\n '
+    '#n/a #na #null! #name? #ref! #value! #div/0! - -- --- – — _ '
+    'missing unknown undefined unspecified'.split()
+) | {'', 'not available', 'not applicable', 'not provided', 'not known'}
+
+
+def _cell(value):
+    "A cell without blanks around it; '' if it only says that nothing stands there."
+    text = value.strip() if isinstance(value, str) else ''
+    return '' if text.strip(' .\'"').lower() in _NOTHING else text
+
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-015
 def _names(cell):
     "The labels in a cell, parted by | or ;."
-    parts = re.split(r'[;|]', cell)
-    return [label_name(part) for part in parts if part.strip()]
+    parts = [_cell(part) for part in re.split(r'[;|]', cell)]
+    return [label_name(part) for part in parts if part]
 
 
 _KINDS = {1.0: 'positive', 0.0: 'negative', -1.0: 'uncertain'}
+_KIND_WORDS = {
+    **dict.fromkeys(('true', 'yes', 'y', 'pos', 'positive', 'present'), 'positive'),
+    **dict.fromkeys(('false', 'no', 'n', 'neg', 'negative', 'absent'), 'negative'),
+    'uncertain': 'uncertain',
+}
+_STATES = 'allowed are 1, 0, -1 (or yes, no, uncertain) and nothing'
 
 
 def _kind(cell):
@@ -221,17 +362,15 @@ def _kind(cell):
     Returns: positive, negative, uncertain, '' for nothing, or None for a value that is
     not allowed.
     """
-    if not isinstance(cell, str) or not cell.strip():
-        return ''
+    word = _cell(cell).lower()
+    if not word or word in _KIND_WORDS:
+        return _KIND_WORDS.get(word, '')
     try:
-        return _KINDS.get(float(cell))
+        return _KINDS.get(float(word.replace(',', '.')))
     except ValueError:
         return None
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-018
-_STATES = 'allowed are 1, 0, -1 and nothing'
-
-
 def label_kinds(
     frame: pd.DataFrame,  # text, row N at index N - 2
     columns: Iterable[str],  # its label columns
@@ -300,23 +439,17 @@ def one_row_per_study(
     return distinct.set_index('study_id')
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-022
+# fmt: off
 GUESSES = dict(
-    patient=('patientid', 'patient', 'subjectid', 'subject', 'pid'),
+    patient=('patientid', 'patient', 'subjectid', 'subject', 'pid', 'deidpatientid'),
     study=('studyid', 'study', 'accession', 'studyinstanceuid', 'examid'),
-    image=(
-        'image',
-        'imagepath',
-        'path',
-        'imageindex',
-        'filename',
-        'file',
-        'img',
-        'imageid',
-    ),
+    image=('image', 'imagepath', 'path', 'imageindex', 'filename', 'file', 'img',
+           'imageid', 'filepath', 'imgpath', 'imagefile', 'pathtoimage'),
     view=('view', 'viewposition', 'projection', 'viewpos', 'frontallateral', 'appa'),
-    text=('text', 'report', 'reporttext', 'caption', 'clinicalnotes'),
-    findings=('findings',),
-    impression=('impression',),
+    text=('text', 'report', 'reporttext', 'caption', 'clinicalnotes',
+          'radiologyreport'),
+    findings=('findings', 'sectionfindings'),
+    impression=('impression', 'sectionimpression'),
     labels=('labels', 'findinglabels', 'findingslabels', 'label'),
     positive=('positive',),
     negative=('negative',),
@@ -324,28 +457,53 @@ GUESSES = dict(
     split=('split',),
     source=('source', 'dataset'),
 )
+# fmt: on
+_WORDS = ('text', 'findings', 'impression', 'labels', *LABEL_COLUMNS)  # roles that say
+
+
+def _twins(column, frame):
+    "Columns of the same name as one, case, signs and pandas's numbers aside."
+    key = _key(re.sub(r'\.\d+$', '', column))
+    return [c for c in frame if _key(re.sub(r'\.\d+$', '', c)) == key]
+
+
+def _check_twins(column, what, frame, path):
+    "Raises for several columns of a name that differ."
+    twins = _twins(column, frame)
+    if not all(frame[c].equals(frame[column]) for c in twins):
+        quoted = ', '.join(repr(c) for c in twins)
+        raise CXRError(
+            f'{path}: several columns for {what} ({quoted}), and they differ; keep '
+            'one, rename the others'
+        )
+
+
+def _guess(role, frame, path):
+    "The column with the first of a role's usual names, or None."
+    column_of = _columns_by_key(frame)
+    for name in GUESSES[role]:
+        if name in column_of:
+            _check_twins(column_of[name], role, frame, path)
+            return column_of[name]
+    return None
 
 
 def _column(role, given, frame, path):
-    """The column of a role: as given, else the first of its usual names, else None.
+    """The column of a role: as given, else guessed, else None.
 
     Raises: `CXRError` for a given column that is not there.
     """
     column = given.get(role)
-    if column is not None:
-        if column in frame:
-            return column
-        raise CXRError(
-            f'{path}: no column {column!r} for {role}; there are {_near(column, frame)}'
-        )
-    column_of = _columns_by_key(frame)
-    for name in GUESSES[role]:
-        if name in column_of:
-            return column_of[name]
-    return None
+    if column is None:
+        return _guess(role, frame, path)
+    if column in frame:
+        return column
+    raise CXRError(
+        f'{path}: no column {column!r} for {role}; there are {_near(column, frame)}'
+    )
 
 # %% ../../nbs/6_data/64_tables.ipynb #490af5e4
-def _find_columns(frame, given, path):
+def _find_roles(frame, given, path):
     """Column of each role: as given, else guessed.
 
     Raises: `CXRError` naming what is not there.
@@ -359,11 +517,160 @@ def _find_columns(frame, given, path):
                 f'{path}: no column for {role} (looked for {tried}); there '
                 f'are {_near(role, frame)}; name it with {role}=...'
             )
-    if 'split' in found:
-        splits = frame[found['split']].fillna('').str.strip()
-        if not splits.any():
-            del found['split']
+    if 'split' in found and not frame[found['split']].map(_cell).any():
+        del found['split']
     return found
+
+# %% ../../nbs/6_data/64_tables.ipynb #9ba38c8d
+# keys of columns of 0 and 1 that say something else
+_NO_FINDINGS = frozenset('sex gender male female age portable fold followup'.split())
+_BINARY = frozenset(['', '1', '0', '-1', '1.0', '0.0', '-1.0', 'true', 'false'])
+
+
+def _is_binary(cells):
+    "Does a column hold 0 and 1 (or true and false) and nothing else?"
+    values = {_cell(cell).lower().replace(',', '.') for cell in cells.unique()}
+    return len(values) > 1 and values <= _BINARY
+
+
+def _finding_of(column):
+    "The finding that a column's name may be meant for, or None."
+    near = [n for n in nearest_labels(column) if not re.match('No |Other ', n)]
+    return near[0] if near else None
+
+
+def _about_unused(columns):
+    "What to say of columns of 0 and 1 that no finding is called like; '' for none."
+    near = {column: _finding_of(column) for column in columns}
+    if not near:
+        return ''
+    meant = ', '.join(f'{c!r} ({f}?)' if f else repr(c) for c, f in near.items())
+    names = '' if all(near.values()) else f', one of {", ".join(LABELS)}'
+    return (
+        f'no finding is called {meant}, so this 0/1 is not used; rename such a column '
+        f'after its finding{names}; others may be named in a column labels'
+    )
+
+# %% ../../nbs/6_data/64_tables.ipynb #ef64d25f
+class _Columns(NamedTuple):
+    "What the columns of a CSV are."
+
+    roles: dict  # role -> column
+    views: list  # that say something of the view
+    labels: list  # that bear a label's name
+    unused: list  # of 0 and 1, under another name
+
+
+def _view_columns(frame, given):
+    "All columns that may say the view: the one that is given, or all usual names."
+    if given.get('view'):
+        return [given['view']]
+    column_of = _columns_by_key(frame)
+    return [column_of[name] for name in GUESSES['view'] if name in column_of]
+
+
+def _find_columns(frame, given, path):
+    """What the columns are.
+
+    Raises: `CXRError` naming what is not there.
+    """
+    roles = _find_roles(frame, given, path)
+    views = _view_columns(frame, given)
+    free = [c for c in frame if c not in roles.values() and c not in views]
+    labels = [c for c in free if label_name(c) in LABELS]
+    others = [c for c in free if c not in labels and _key(c) not in _NO_FINDINGS]
+    unused = [c for c in others if _is_binary(frame[c])]
+    for column in labels:
+        _check_twins(column, label_name(column), frame, path)
+    if not labels and not set(_WORDS) & set(roles):
+        tried = ', '.join(name for role in _WORDS for name in GUESSES[role])
+        hint = _about_unused(unused) or 'name one with text=... or labels=...'
+        raise CXRError(
+            f'{path}: no column for texts or labels; {hint} (looked for {tried}, and '
+            f'names of findings; there are {_near("report", frame)})'
+        )
+    return _Columns(roles, views, labels, unused)
+
+# %% ../../nbs/6_data/64_tables.ipynb #8a520173
+def _spelled_alike(film, root):
+    "A path with slashes, without `file://`, `~` and `./`."
+    path = film
+    if path.startswith('file://'):
+        path = unquote(path.removeprefix('file://'))
+    if '://' in path:
+        return path
+    # unless a file has the backslash in its name
+    if '\\' in path and not os.path.isfile(os.path.join(root, path)):
+        path = path.replace('\\', '/')
+    if path.startswith('~/'):
+        path = os.path.expanduser(path)
+    return posixpath.normpath(path)
+
+
+def _below(path, root):
+    "An absolute path as one below the root, or None."
+    for whole, top in (
+        (path, os.path.abspath(root)),
+        (os.path.realpath(path), os.path.realpath(root)),
+    ):
+        if Path(whole).is_relative_to(top):
+            return Path(whole).relative_to(top).as_posix()
+    return None
+
+
+def _place(film, root, folder):
+    """A film by its path below the root, if the path that is given leads there.
+
+    A relative one may start at the root, at the folder of the table, or here.
+    """
+    film = _cell(film)
+    if not film:
+        return ''
+    path = _spelled_alike(film, root)
+    if os.path.isabs(path):
+        return _below(path, root) or path
+    outside = path.startswith('..')
+    if not outside and os.path.isfile(os.path.join(root, path)):
+        return path
+    for start in (folder, Path.cwd()):
+        whole = os.path.abspath(os.path.join(start, path))
+        if os.path.isfile(whole) and _below(whole, root):
+            return _below(whole, root)
+    return path
+
+
+def _but_for_case(folder, parts):
+    "Files below a folder whose path is alike but for capitals and the ending."
+    for entry in folder.iterdir():
+        if entry.stem.lower() == Path(parts[0]).stem.lower():
+            if len(parts) == 1:
+                yield entry
+            elif entry.is_dir():
+                yield from _but_for_case(entry, parts[1:])
+
+
+def _films_like(film, root):
+    "Films below the root that may be meant: another start, folder or spelling."
+    parts = film.replace('\\', '/').split('/')
+    for k in range(1, len(parts)):
+        yield Path(root, *parts[k:])
+    if not os.path.isabs(film):
+        for folder in Path(root).iterdir():
+            yield folder / film
+        yield from _but_for_case(Path(root), parts)
+
+
+def _near_film(film, root):
+    "What to do about a film that is not there, '' if nothing near is found."
+    for other in _films_like(film, root):
+        if other.is_file():
+            there = other.relative_to(root).as_posix()
+            return f'there is {there}; write paths relative to {root}, or give root=...'
+    if os.path.isfile(film):
+        return f'it lies elsewhere; give root={os.path.dirname(film)} or one above it'
+    if os.path.isabs(film) or '://' in film:
+        return f'write paths relative to {root}'
+    return ''
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-026
 SPLIT_NAMES = {s: s for s in SPLITS} | dict(
@@ -376,24 +683,43 @@ SPLIT_NAMES = {s: s for s in SPLITS} | dict(
 )
 
 
-def _value(row, found, role):
-    "The cell of a role without blanks around it; '' if there is no such cell."
-    column = found.get(role)
-    cell = row.get(column)
-    return cell.strip() if isinstance(cell, str) else ''
+def _join_views(cells):
+    "View cells of a row as one; what they say of one film stands line by line."
+    lists = [cell.split(';') for cell in cells]
+    n = max(map(len, lists))
+    lists = [names * n if len(names) == 1 else names for names in lists]
+    by_film = itertools.zip_longest(*lists, fillvalue='')
+    return ';'.join('\n'.join(names) for names in by_film)
 
 
-def _split(row, found):
+def _cells_by_role(frame, columns, place):
+    """The cells of each role, '' where nothing is said, and the label columns.
+
+    `place` gives a film its one name.
+    """
+    cells = {role: frame[c].map(_cell) for role, c in columns.roles.items()}
+    if len(columns.views) > 1:
+        views = [frame[c].map(_cell) for c in columns.views]
+        joined = [_join_views(row) for row in zip(*views)]
+        cells['view'] = pd.Series(joined, frame.index, dtype=object)
+    films = [';'.join(map(place, cell.split(';'))) for cell in cells['image']]
+    cells['image'] = pd.Series(films, frame.index, dtype=object)
+    return pd.DataFrame(cells, frame.index).join(frame[columns.labels])
+
+
+def _split(row):
     "The split of a row by its unified name; an unknown one in small letters."
-    name = _value(row, found, 'split').lower()
+    name = row.get('split', '').lower()
     return SPLIT_NAMES.get(name, name)
 
 
-def _films(row, found):
-    "Paths of the films of a row, and their views."
-    paths = [f.strip() for f in _value(row, found, 'image').split(';')]
-    films = [f for f in paths if f]
-    views = [map_view(v) for v in _value(row, found, 'view').split(';')]
+def _films(row):
+    "Paths of the films of a row, and what it says of their views."
+    films = row['image'].split(';')
+    views = row.get('view', '').split(';')
+    if len(views) == len(films):
+        views = [view for view, film in zip(views, films) if film]
+    films = [film for film in films if film]
     if len(views) == 1:
         views = views * len(films)
     return films, views
@@ -403,27 +729,105 @@ def _unique(items):
     "The items in their order, each once."
     return list(dict.fromkeys(items))
 
+# %% ../../nbs/6_data/64_tables.ipynb #7cd76758
+_TWICE = 'named twice in one study, taken once'
+_TWO_VIEWS = 'its views contradict each other, so UNKNOWN'
+
+
+def _view(spellings):
+    "(view of a film, whether what is said of it is a contradiction)."
+    lines = [line for cell in spellings for line in cell.split('\n')]
+    view = map_view(' '.join(lines))
+    some = {map_view(line) for line in lines} - {'UNKNOWN'}
+    return view, view == 'UNKNOWN' and bool(some)
+
+
+def _study_films(rows, notes):
+    "Films of a study, each once, and their views."
+    spellings = {}
+    for row in rows:
+        for film, view in zip(*_films(row)):
+            spellings.setdefault(film, []).append(view)
+    views = []
+    for film, cells in spellings.items():
+        view, contradiction = _view(cells)
+        views.append(view)
+        if len(cells) > 1:
+            notes.append(LeftOut(film, _TWICE, 'note'))
+        if contradiction:
+            notes.append(LeftOut(film, _TWO_VIEWS, 'note'))
+    return list(spellings), views
+
 # %% ../../nbs/6_data/64_tables.ipynb #b6e0a73c
-def _study_texts(rows, found, sections):
-    "The texts of a study, each once; cut into sections, if a function for it is given."
+_MONTH = (
+    '(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|'
+    r'sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?'
+)
+_WHEN = re.compile(
+    '|'.join(
+        [
+            # 5/2/2000, 7-10-13, 2.5.2000, 2000-05-02
+            r'\b\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})\b',
+            r'\b\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?=\b|T\d)',
+            r'\b(?:19|20)\d\d[01]\d[0-3]\d\b',  # 20000502
+            # 2 May 2000, May 2nd, 2000, May 2000
+            rf'\b\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of )?{_MONTH}(?:,?[ -]?\d{{4}}\b)?',
+            rf'\b{_MONTH}[ -]\d{{1,4}}(?:st|nd|rd|th)?\b(?:,? \d{{4}}\b)?',
+            r'(?<=since )(?:\d{1,2}/\d{1,2}|(?:19|20)\d\d)\b',
+            r'(?<=from )(?:\d{1,2}/\d{1,2}|(?:19|20)\d\d)\b',
+            # 10:30, 8:05:10 pm, 9 am, 1430 h
+            r'T?\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[ap]\.?m\b)?',
+            r'\b\d{1,2} ?[ap]\.?m\b',
+            r'\b\d{3,4} ?(?:h|hrs|hours)\b',
+        ]
+    ),
+    re.I,
+)
+
+
+def _words(text):
+    "The words of a text, without signs and capitals."
+    return re.findall(r'\w+', text.lower())
+
+
+def _gist(text):
+    "The words of a text without dates, times and marks of removed words."
+    return tuple(_words(clean_text(_WHEN.sub('___', text.lower()))))
+
+
+def _long_words(text):
+    "Words of six letters and more that are no month: what alike texts have alike."
+    words = re.findall('[a-z]{6,}', text.lower())
+    return tuple(w for w in words if not re.match(_MONTH, w))
+
+
+def _study_texts(rows, sections):
+    "(texts of a study, each once; whether versions of one were found)."
     texts = []
     for row in rows:
-        cells = [_value(row, found, r) for r in ('text', 'findings', 'impression')]
+        cells = [row.get(role, '') for role in ('text', 'findings', 'impression')]
         texts += [cell for cell in cells if cell]
     texts = _unique(texts)
     if sections:
-        texts = _unique(section for text in texts for section in sections(text))
-    return texts
+        texts = _unique(s for text in texts for s in sections(text) if _cell(s))
+    if len(set(map(_long_words, texts))) == len(texts):
+        return texts, False
+    by_gist = {}
+    versions = False
+    for text in texts:
+        first = by_gist.setdefault(_gist(text), text)
+        versions = versions or _words(first) != _words(text)
+    return list(by_gist.values()), versions
 
 
-def _study_labels(rows, found, label_columns):
+def _study_labels(rows, label_columns):
     "The labels of a study, each once: lists positive, negative, uncertain."
     labels = {}
     for kind in LABEL_COLUMNS:
-        cells = [_value(row, found, kind) for row in rows]
+        cells = [row.get(kind, '') for row in rows]
         labels[kind] = [name for cell in cells for name in _names(cell)]
     for row in rows:
-        labels['positive'] += _names(_value(row, found, 'labels'))
+        labels['positive'] += _names(row.get('labels', ''))
     for row in rows:
         for column in label_columns:
             kind = _kind(row[column])
@@ -432,25 +836,26 @@ def _study_labels(rows, found, label_columns):
     return {kind: _unique(names) for kind, names in labels.items()}
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-029
-def _study(study, rows, found, label_columns, sections):
-    "One study of the table from its CSV rows."
+_VERSIONS = 'has versions of one text that differ by dates only, taken once'
+
+
+def _study(study, rows, label_columns, sections, notes):
+    "One study of the table from its CSV rows; `notes` gets what is worth knowing."
     first = rows[0]
-    images = []
-    views = []
-    for row in rows:
-        row_films, row_views = _films(row, found)
-        images += row_films
-        views += row_views
+    images, views = _study_films(rows, notes)
+    texts, versions = _study_texts(rows, sections)
+    if versions:
+        notes.append(LeftOut(study, _VERSIONS, 'note'))
     return dict(
         study_id=study,
-        patient_id=_value(first, found, 'patient'),
-        source=_value(first, found, 'source') or 'csv',
-        split=_split(first, found),
+        patient_id=first['patient'],
+        source=first.get('source') or 'csv',
+        split=_split(first),
         images=images,
         views=views,
-        texts=_study_texts(rows, found, sections),
+        texts=texts,
         augmented=[],
-        **_study_labels(rows, found, label_columns),
+        **_study_labels(rows, label_columns),
     )
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-031
@@ -469,36 +874,48 @@ _WRITE = dict(
 _LIST = re.compile(r"""\[\s*(['"].*['"]\s*,?\s*)?\]""", re.S)
 
 
-def _lists_in_cells(row, found):
-    "(column, kind, reason) of each cell that was a list before it was written."
+def _is_name(label):
+    "May a label be the name of a finding: has it a letter, and is it no 'yes'?"
+    return bool(re.search(r'[^\W\d_]', label)) and not _kind(label)
+
+
+def _form_faults(row, found):
+    "(column, kind, reason) of each cell that was a list, or is no name of a label."
     for role, form in _WRITE.items():
-        cell = _value(row, found, role)
+        cell = row.get(role, '')
         if _LIST.fullmatch(cell):
             reason = f'{cell[:40]!r} looks like a list; write {form}'
             yield found[role], 'cell', reason
+        elif form == 'a|b' and not all(map(_is_name, _names(cell))):
+            column = found[role]
+            reason = f'{cell[:40]!r} names no finding; write names (a|b), or call '
+            yield column, 'cell', reason + f'the column {column!r} after its finding'
 
 # %% ../../nbs/6_data/64_tables.ipynb #cf57d1c1
-def _cell_faults(row, found, label_columns):
+def _cell_faults(row, columns):
     "(column, kind, reason) of each cell of a CSV row that cannot be read."
+    found = columns.roles
+    films, views = _films(row)
+    there = dict(row, image=films)
     for role in ('patient', 'image', 'study', 'split'):
-        if role in found and not _value(row, found, role):
-            yield found[role], 'cell', f'the {role} is missing'
-    yield from _lists_in_cells(row, found)
-    films, views = _films(row, found)
+        if role in found and not there[role]:
+            name = 'film' if role == 'image' else role
+            yield found[role], 'cell', f'the {name} is missing'
+    yield from _form_faults(row, found)
     if len(views) != len(films):
         numbers = f'{len(views)} views for {len(films)} images'
         reason = f'{numbers}; write one for each, or one for all'
         yield found['view'], 'length', reason
-    split = _split(row, found)
+    split = _split(row)
     if split not in ('', *SPLITS):
         reason = f'{split!r} is no split; write {", ".join(SPLITS)}'
         yield found['split'], 'cell', reason
-    for column in label_columns:
+    for column in columns.labels:
         if _kind(row[column]) is None:
             yield column, 'cell', f'{column!r} holds {row[column]!r}; {_STATES}'
 
 # %% ../../nbs/6_data/64_tables.ipynb #95141184
-def _rows_by_study(frame, found, label_columns):
+def _rows_by_study(rows, columns):
     """The rows of each study, and what cannot be read in them.
 
     Returns: {study: rows}, faults, names of studies with a faulty row.
@@ -506,10 +923,12 @@ def _rows_by_study(frame, found, label_columns):
     studies = {}
     faults = []
     faulty_studies = set()
-    for number, row in zip(frame.index + 2, frame.to_dict('records')):
-        study = _value(row, found, 'study') or f'row{number}'
+    names = {}  # without a study column: by patient and films
+    for number, row in zip(rows.index + 2, rows.to_dict('records')):
+        films = (row['patient'], row['image']) if row['image'] else number
+        study = row.get('study') or names.setdefault(films, f'row{number}')
         studies.setdefault(study, []).append(row)
-        for fault in _cell_faults(row, found, label_columns):
+        for fault in _cell_faults(row, columns):
             faults.append(Fault(f'row {number}', *fault))
             faulty_studies.add(study)
     return studies, faults, faulty_studies
@@ -517,44 +936,81 @@ def _rows_by_study(frame, found, label_columns):
 
 def _contradictions(study, rows, found):
     "Faults of a study whose rows name several patients or several splits."
-    patients = {_value(row, found, 'patient') for row in rows}
-    splits = {_split(row, found) for row in rows}
+    patients = {row['patient'] for row in rows}
+    splits = {_split(row) for row in rows}
     for role, names in (('patient', patients), ('split', splits)):
         names = sorted(names - {''})
         if len(names) > 1:
             reason = f'one study of several {role}s: {", ".join(names)}'
             yield Fault(study, found[role], 'conflict', reason)
 
+
+def _shared_films(table, column, notes):
+    "Faults of films of several patients; `notes` gets those of several studies."
+    patients_of = {}
+    for patient, images in zip(table.patient_id, table.images):
+        for film in images:
+            patients_of.setdefault(film, []).append(patient)
+    for film, patients in patients_of.items():
+        names = _unique(name for name in patients if name)
+        if len(names) > 1:
+            reason = f'one film of several patients: {", ".join(names[:5])}'
+            yield Fault(f'film {film}', column, 'conflict', reason)
+        elif len(patients) > 1:
+            notes.append(LeftOut(film, 'stands in several studies', 'note'))
+
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-034
-def _group(frame, found, label_columns, sections):
+def _group(rows, columns, sections, notes):
     """All studies as a table, and the faults met on the way.
 
     Returns: the table, faults, names of studies with a faulty row.
     """
-    studies, faults, faulty_studies = _rows_by_study(frame, found, label_columns)
+    studies, faults, faulty_studies = _rows_by_study(rows, columns)
     made = []
-    for study, rows in studies.items():
-        faults += _contradictions(study, rows, found)
-        made.append(_study(study, rows, found, label_columns, sections))
-    return pd.DataFrame(made, columns=COLUMNS), faults, faulty_studies
+    for study, study_rows in studies.items():
+        faults += _contradictions(study, study_rows, columns.roles)
+        made.append(_study(study, study_rows, columns.labels, sections, notes))
+    table = pd.DataFrame(made, columns=COLUMNS)
+    faults += _shared_films(table, columns.roles['image'], notes)
+    return table, faults, faulty_studies
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-036
 # kinds of faults that a faulty row of the CSV brings about in its study
 _ECHOES = ('cell', 'length', 'filmless', 'silent')
 
 
-def _check(table, root, faults, faulty_studies, left_out):
+def _with_hints(faults, hints):
+    "Faults; the first of a kind that has a hint ends with it."
+    hints = {kind: hint for kind, hint in hints.items() if hint}
+    for fault in faults:
+        if fault.kind in hints:
+            fault = fault._replace(reason=f'{fault.reason}; {hints.pop(fault.kind)}')
+        yield fault
+
+
+def _first_lost(table, root):
+    "The first film that is not on disk, and what to do about it; '' for neither."
+    if not Path(root).is_dir():
+        return '', f'there is no folder {root}'
+    there = open_films(root)
+    for images in table.images:
+        for film in images:
+            if film not in there:
+                return film, _near_film(film, root)
+    return '', ''
+
+
+def _check(table, root, faults, faulty_studies, unused):
     """The validated table.
 
     Raises: one `StudyError` of the faults met so far and those of the table.
     """
-    if left_out and not len(table):
-        reason = f'no study is left; {summarise_left_out(left_out)}'
-        raise_faults(faults or [Fault('table', 'study_id', 'empty', reason)])
     try:
         table = validate_studies(table, root)
     except StudyError as e:
-        for fault in e.faults:
+        lost = any(fault.kind == 'missing' for fault in e.faults)
+        hints = dict(missing=lost and _first_lost(table, root)[1], silent=unused)
+        for fault in _with_hints(e.faults, hints):
             if fault.place not in faulty_studies or fault.kind not in _ECHOES:
                 faults = [*faults, fault]
     raise_faults(faults)
@@ -589,17 +1045,55 @@ def drop_silent(
     left_out += [LeftOut(s, 'has neither text nor label', 'study') for s in silent]
     return table[has_words].reset_index(drop=True)
 
+# %% ../../nbs/6_data/64_tables.ipynb #469e262e
+def _looked_for(table, root):
+    "What to do about the first film that is not there, or where it was looked for."
+    film, hint = _first_lost(table, root)
+    return hint or (film and f'looked for {film} in {root}')
+
+
+def _check_few(table, kept, root):
+    """Stops where less than half of the films are there, of all or of one split.
+
+    Raises: `StudyError` telling how many are, and where one was looked for.
+    """
+    wanted = table.images.map(len).groupby(table.split).sum()
+    found = kept.images.map(len).groupby(kept.split).sum()
+    found = found.reindex(wanted.index, fill_value=0)
+    n, k = wanted.sum(), found.sum()
+    if 2 * k >= n and (2 * found >= wanted).all():
+        return
+    counts = [f'{s} {found[s]:,} of {m:,}' for s, m in wanted.items() if s]
+    of_splits = f' ({", ".join(counts)})' if counts else ''
+    reason = (
+        f'of {n:,} films {k:,} are in {root}{of_splits}; {_looked_for(table, root)}; '
+        "missing='skip' (--missing skip) goes on with what is there"
+    )
+    raise_faults([Fault('table', 'images', 'missing', reason)])
+
+
+def _leave_out(table, root, missing, drop_empty):
+    """The table without films that are not there and studies that say nothing, and
+    what went.
+
+    Raises: `StudyError` if nothing is left.
+    """
+    left_out = []
+    kept = table
+    if missing != 'raise':
+        kept = _skip_films(kept, root, left_out)
+    if missing == 'few':
+        _check_few(table, kept, root)
+    if drop_empty:
+        kept = drop_silent(kept, left_out)
+    if len(table) and not len(kept):
+        looked_for = _looked_for(table, root)
+        reason = f'no study is left; {summarise_left_out(left_out)}'
+        reason += f'; {looked_for}' if looked_for else ''
+        raise_faults([Fault('table', 'study_id', 'empty', reason)])
+    return kept, left_out
+
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-038
-def _separator(path):
-    "The sign between cells: a semicolon where the header has more of them than commas."
-    try:
-        with path.open(encoding='utf-8-sig') as file:
-            header = file.readline()
-    except UnicodeError as e:
-        raise CXRError(f'{path} is no CSV that can be read: {e}') from e
-    return ';' if header.count(';') > header.count(',') else ','
-
-
 def _meant(name):
     "What a label that is not known may be meant for, '' if nothing is near."
     parts = [label_name(part) for part in name.split(',')]
@@ -624,18 +1118,32 @@ def _unknown_labels(table):
     return f'labels that are not known: {", ".join(unknown[:9])}{more}'
 
 
-def _summary(path, found, label_columns, table):
+def _summary(path, columns, table):
     "One line: what was taken for what, and the labels that are not known."
-    parts = [f'{role} = {column!r}' for role, column in found.items()]
-    if 'view' not in found:
+    parts = [f'{role} = {column!r}' for role, column in columns.roles.items()]
+    if not columns.views:
         parts.append('no view column (every view UNKNOWN)')
-    if label_columns:
-        plural = 's' if len(label_columns) > 1 else ''
-        parts.append(f'{len(label_columns)} label column{plural}')
+    if len(columns.views) > 1:
+        quoted = ', '.join(map(repr, columns.views))
+        parts.append(f'views by the most exact of {quoted}')
+    if columns.labels:
+        plural = 's' if len(columns.labels) > 1 else ''
+        parts.append(f'{len(columns.labels)} label column{plural}')
     unknown = _unknown_labels(table)
     if unknown:
         parts.append(unknown)
     return f'{path.name}: {", ".join(parts)}'
+
+
+def _warn(path, left_out, unused):
+    "What was left out or doubted, in one line with the first of each kind."
+    if unused:
+        logger.warning(f'{path.name}: {unused}')
+    first = {item.reason: item.what for item in reversed(left_out)}
+    counts = Counter(item.reason for item in left_out).most_common()
+    said = ', '.join(f'{n:,} ({why}; first {first[why]})' for why, n in counts)
+    if said:
+        logger.warning(f'{path.name}: left out or doubted: {said}')
 
 # %% ../../nbs/6_data/64_tables.ipynb #d6a10f79
 def _check_arguments(path, columns, missing):
@@ -645,28 +1153,22 @@ def _check_arguments(path, columns, missing):
         raise CXRError(
             f'unknown role {sorted(unknown)}; roles are {", ".join(GUESSES)}'
         )
-    if missing not in ('raise', 'skip'):
-        raise CXRError(f'missing={missing!r}; allowed are raise, skip')
+    if missing not in ('raise', 'few', 'skip'):
+        raise CXRError(f'missing={missing!r}; allowed are raise, few, skip')
     if not path.is_file():
         raise FileNotFoundError(f'no CSV at {path}')
 
-
-def _label_columns(frame, found):
-    "The columns that bear a known label's name and have no other role."
-    free = [c for c in frame.columns if c not in found.values()]
-    return [c for c in free if label_name(c) in LABELS]
-
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-039
 def read_csv(
-    path: str | Path,  # the CSV (comma or semicolon, UTF-8)
+    path: str | Path,  # the CSV
     # folder that image paths are relative to; none: the CSV's own
     root: str | Path | None = None,
     # drop (and report) studies without text and label, instead of refusing
     drop_empty: bool = False,
     # cuts a text into its sections; none: a text stays whole
-    sections: Callable | None = None,
+    sections: Callable | None = report_sections,
     seed: int = 0,  # of the split by patient
-    # films that are not in root: 'raise', or 'skip' (leave them out)
+    # films that are not in root: 'raise', 'few' (leave some out), or 'skip' (any)
     missing: str = 'raise',
     **columns: str,  # names of columns by role, e.g. image='file'; see `GUESSES`
 ) -> pd.DataFrame:
@@ -678,21 +1180,44 @@ def read_csv(
     path = Path(path)
     root = Path(root) if root is not None else path.parent
     _check_arguments(path, columns, missing)
-    frame = _read_text(path, _separator(path))
+    frame = _read_text(path)
     found = _find_columns(frame, columns, path)
-    label_columns = _label_columns(frame, found)
-    table, faults, faulty_studies = _group(frame, found, label_columns, sections)
-    logger.info(_summary(path, found, label_columns, table))
+    place = functools.partial(_place, root=root, folder=path.parent)
+    rows = _cells_by_role(frame, found, place)
+    notes = []
+    table, faults, faulty_studies = _group(rows, found, sections, notes)
+    logger.info(_summary(path, found, table))
     left_out = []
-    if missing == 'skip':
-        table = _skip_films(table, root, left_out)
-    if drop_empty:
-        table = drop_silent(table, left_out)
-    if left_out:
-        logger.info(f'{path.name}: {summarise_left_out(left_out)}')
-    if 'split' not in found:
+    if not faults:
+        table, left_out = _leave_out(table, root, missing, drop_empty)
+    unused = _about_unused(found.unused)
+    _warn(path, left_out + notes, unused)
+    if 'split' not in found.roles:
         table = split_by_patient(table, seed=seed)
-    table = _check(table, root, faults, faulty_studies, left_out)
-    table.attrs['columns'] = found
-    note_left_out(table, left_out)
+    where = root if missing == 'raise' else None
+    table = _check(table, where, faults, faulty_studies, unused)
+    table.attrs['columns'] = found.roles
+    note_left_out(table, left_out + notes)
     return table
+
+
+def open_table(
+    path: str | Path,  # a .parquet of `save_studies`, or else a CSV
+    root: str | Path | None = None,  # folder of the films; none: the table's own
+    seed: int = 0,  # of the split of a CSV that has none
+) -> pd.DataFrame:
+    """A study table as the commands take it.
+
+    Raises: `FileNotFoundError` naming a table that is not there, and what
+    `load_studies` and `read_csv` raise.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'no study table at {path}; give a .parquet or .csv file'
+        )
+    with path.open('rb') as file:
+        is_parquet = file.read(4) == b'PAR1'
+    if is_parquet or path.suffix.lower() == '.parquet':
+        return load_studies(path)
+    return read_csv(path, root, seed=seed)

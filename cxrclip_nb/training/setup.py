@@ -21,13 +21,12 @@ from ..core import rng_for, seed_everything
 from ..data.batches import train_tokenizer
 from ..data.phantoms import make_phantoms
 from ..data.sampling import study_texts
-from ..data.studies import LABEL_COLUMNS, load_studies, validate_studies
-from ..data.tables import read_csv
+from ..data.studies import LABEL_COLUMNS, validate_studies
+from ..data.tables import open_table
 from ..model.clip import CXRCLIP
 from ..model.text_encoder import text_tokenizer
 from ..text.labels import LABELS
 from ..text.prompts import bank_version, class_prompts
-from ..text.reports import report_sections
 from .config import DataOptions, ModelOptions
 
 logger = logging.getLogger(__name__)
@@ -46,16 +45,8 @@ def open_studies(
     """
     if data.studies is None:
         return _open_phantoms(data, image_size, seed)
-    path = Path(data.studies)
-    root = Path(data.root or path.parent)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'no study table at {path}; give a .parquet or .csv file'
-        )
-    if path.suffix.lower() == '.csv':
-        table = read_csv(path, root=root, seed=seed, sections=report_sections)
-    else:
-        table = load_studies(path)
+    root = Path(data.root or Path(data.studies).parent)
+    table = open_table(data.studies, root, seed)
     return validate_studies(table, root=root), root
 
 
