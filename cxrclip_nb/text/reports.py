@@ -291,7 +291,7 @@ _CLOSING = re.compile(
 )
 # of the office and not so sure: goes if nothing in it is about the film
 _OFFICE = re.compile(
-    rf'\b(?:(?:{_SIGNED}|read|reviewed|interpreted|reported|final|preliminary)'
+    rf'\b(?:(?:{_SIGNED}|read|reviewed|interpreted|(?<!\w )reported|final|preliminary)'
     r'(?: report| and \w+)?(?: on [\d/]+)? (?:by|with (?:the )?(?:dr|attending))|'
     r'signed|(?:voice|speech) recognition|dictation|verified report|thank you|'
     r'(?:for|with) (?:any )?questions|department of radiology)\b'
@@ -306,7 +306,7 @@ _OFFICE = re.compile(
     r'exam ended|(?:report|exam|document|result) status|status(?=: final))s?'
     r'(?: (?:code|id|no\.?|number|#|date(?:/time)?))?\s*:'
     r'|^[\w /]{0,30}\b(?:dates?|time|read|report\w*|d/t)\b[\w /]{0,12}: ?'
-    rf'(?=\d\d?(?:[/-]\d\d?[/-]|:)\d){_TIME}+$'
+    rf'(?=\d\d?[/-]\d\d?[/-]\d){_TIME}+$'
     rf'|^[\w #.]{{1,30}}:? ?[A-Z]?\d{{5,12}}$|^[\w ]{{1,30}}: ?{_PERSON}{_DEGREE}$'
     # a page, a place
     r'|\bpage:? \d+(?: of |/)\d|\b(?:fax|phone|tel|pager)\b[.:]?\s*[\d(]'
