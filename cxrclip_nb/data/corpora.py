@@ -916,8 +916,8 @@ def _nih_split(rows, root, seed, left_out):
     list_of = _nih_lists(root)
     if list_of is None:
         logger.warning(
-            f'nih14: no train_val_list.txt and no test_list.txt in {root.name}; patients '
-            'are split at random, and the test set is not the official one'
+            f'nih14: no train_val_list.txt and no test_list.txt in {root.name}; '
+            'patients are split at random, and the test set is not the official one'
         )
         return None
     split = rows['Image Index'].map(list_of)
