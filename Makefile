@@ -26,8 +26,17 @@ form:          ## lines, names, layers, and what no other tool checks of a noteb
 	lint-imports
 	$(PY) tools/lint_nbs.py
 
+site:          ## _site/html from the stored notebooks and docstrings, nothing executed (needs the extra docs)
+	rm -rf _site
+	$(PY) tools/site/prepare.py _site/source
+	$(PY) -m sphinx -q -W --keep-going -j 2 -c tools/site -d _site/doctrees _site/source _site/html
+	$(PY) tools/check_site.py _site/html
+
+lowest:        ## are the lower bounds of settings.ini true? all notebooks and tests under them (Python 3.10, 9 GB, 15 minutes)
+	$(PY) tools/lowest.py
+
 check: clean export form   ## is everything made from the notebooks in step with them?
 	$(PY) tools/make_readme.py nbs/index.ipynb README.md
 	git diff --exit-code
 
-.PHONY: export format clean outputs test form check
+.PHONY: export format clean outputs test form site lowest check

@@ -46,7 +46,7 @@ def param_groups(
     nor do the weights that a model's `no_weight_decay` names.
     """
     return param_groups_weight_decay(
-        model, weight_decay, True, _named_exceptions(model)
+        model, weight_decay, no_weight_decay_list=_named_exceptions(model)
     )
 
 # %% ../nbs/8_training/80_optim.ipynb #42c7cdeb

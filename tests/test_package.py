@@ -4,6 +4,7 @@ import ast
 import configparser
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -110,7 +111,50 @@ def test_errors_of_the_user_have_one_parent():
     assert issubclass(cxrclip_nb.CXRError, ValueError)
 
 
-def test_help_lists_every_option():
-    run = [sys.executable, '-m', 'cxrclip_nb.training.loop', '--help']
-    text = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module('cxrclip_nb.training.loop').main(['--help'])
+    text = capsys.readouterr().out
     assert not [f.name for f in fields(TrainConfig) if f'--{f.name}' not in text]
+
+
+# command -> the module of its `main`, and what does the work there
+WORK = dict(
+    ablate=('lab.ablation', 'ablate'),
+    convert=('model.released', 'load_released'),
+    evaluate=('evaluation.benchmarks', 'evaluate_command'),
+    prepare=('data.prepare', 'prepare'),
+    train=('training.loop', 'train'),
+    translate=('data.rewording', 'translate_table'),
+)
+
+
+class Reached(Exception):
+    "The words of a command were understood, and its work would begin."
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_has_groups_and_examples_that_work(command, capsys, monkeypatch):
+    place, work = WORK[command]
+    module = importlib.import_module(f'cxrclip_nb.{place}')
+    with pytest.raises(SystemExit) as e:
+        module.main(['--help'])
+    assert e.value.code == 0
+    text, _, examples = capsys.readouterr().out.rpartition('\nexample')
+    groups = re.findall(r'^([a-z ]+):$', text, re.M)
+    assert groups[0] == 'options' and len(groups) >= 3, groups
+    assert '--quiet' in text
+    examples = [shlex.split(line) for line in examples.splitlines()[1:]]
+    assert examples
+
+    def reached(*args, **options):
+        raise Reached
+
+    monkeypatch.setattr(module, work, reached)
+    for name, *words in examples:
+        assert name == f'cxrclip-{command}'
+        for more in ([], ['--quiet']):
+            with pytest.raises(Reached):
+                module.main(words + more)
+            printed = capsys.readouterr().out
+            assert not (printed and more), printed

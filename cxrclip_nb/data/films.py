@@ -695,7 +695,7 @@ def _store_missing(store, films, out, num_workers, stop):
             desc='films',
             unit='film',
         )
-        for film, error in zip(missing, errors):
+        for error, film in zip(errors, missing):  # to the end of the bar
             if error and stop:
                 raise error
             if error:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'BYTES', 'open_reader', 'drop_films', 'open_out', 'check_space', 'report_tables', 'report_text',
-           'show_labels', 'sample_sizes', 'report_page', 'prepare', 'mix', 'parse_args', 'main']
+           'show_labels', 'sample_sizes', 'report_page', 'prepare', 'mix', 'parse_command', 'parse_args', 'main']
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-003
 import argparse
@@ -26,7 +26,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ..core import CXRError, atomic_path, log_to_terminal, rng_for
+from cxrclip_nb.core import (
+    CXRError,
+    atomic_path,
+    end_parser,
+    log_to_terminal,
+    rng_for,
+    stage,
+)
 from .corpora import READERS
 from cxrclip_nb.data.films import (
     FilmError,
@@ -608,9 +615,10 @@ def _store(table, left, root, out, card, num_workers, on_bad_film):
     _check_shared(names, films, card)
     check_space(films, len(_not_stored(films, names)), side)
     workers = _count_workers(num_workers)
-    with _stage('films', card, out):
+    what = f'storing {len(names):,} films of {side} pixels, {max(workers, 1)} at a time'
+    with stage(what), _stage('films', card, out):
         bad = cache_films(table, root, films, side, workers, on_bad_film)
-    with _stage('report', card, out):
+    with stage('writing the report'), _stage('report', card, out):
         studies, left = _write_all(table, left, bad, open_films(root), out, card)
     logger.info('%d studies in %s%s', len(studies), out.name, _left_out_words(left))
     card['done'] = True
@@ -663,7 +671,7 @@ def prepare(
     card = open_out(out, options)
     if card['done'] and (out / 'studies.parquet').exists():
         return _finished_table(out, out / films)
-    with _stage('read', card, out):
+    with stage(f'reading {corpus}'), _stage('read', card, out):
         table, left = _read(reader, root, reader_options, out / 'work')
     if corpus == 'csv':
         root = Path(read.get('root', root.parent))
@@ -707,39 +715,20 @@ def _parser():
         description='From a corpus as distributed to a study table and small films, '
         'ready for cxrclip-train.',
     )
-    p.add_argument('corpus', help=f'{", ".join(READERS)} or csv')
-    p.add_argument('root', help='folder as distributed; of csv: the table')
-    p.add_argument('out', help='a new folder, or that of a run that was stopped')
-    p.add_argument(
-        '--side',
-        type=int,
-        default=288,
-        help='short side of the stored films, pixels (%(default)s)',
-    )
-    p.add_argument(
-        '--num_workers', type=int, help='processes that decode films (one a core)'
-    )
-    p.add_argument(
-        '--films',
-        help='where to store films, to share a cache between corpora (OUT/films)',
-    )
-    p.add_argument(
+    data = p.add_argument_group('data')
+    data.add_argument('corpus', help=f'{", ".join(READERS)} or csv')
+    data.add_argument('root', help='folder as distributed; of csv: the table')
+    data.add_argument(
         '--missing',
         default='few',
         choices=['few', 'skip', 'raise'],
         help='films that a table names and the disk lacks: list a few, but stop if '
         'more than half lack; list any number; or stop (%(default)s)',
     )
-    p.add_argument(
-        '--on_bad_film',
-        default='skip',
-        choices=['skip', 'raise'],
-        help='films that cannot be read: list them, or stop (%(default)s)',
-    )
-    p.add_argument(
+    data.add_argument(
         '--seed', type=int, default=0, help='of splits by patient (%(default)s)'
     )
-    p.add_argument(
+    data.add_argument(
         '--read',
         nargs='+',
         default=[],
@@ -747,16 +736,44 @@ def _parser():
         metavar='NAME=VALUE',
         help="options of the corpus's reader, e.g. votes=1",
     )
+    films = p.add_argument_group('films')
+    films.add_argument(
+        '--side',
+        type=int,
+        default=288,
+        help='short side of the stored films, pixels (%(default)s)',
+    )
+    films.add_argument(
+        '--on_bad_film',
+        default='skip',
+        choices=['skip', 'raise'],
+        help='films that cannot be read: list them, or stop (%(default)s)',
+    )
+    films.add_argument(
+        '--num_workers', type=int, help='processes that decode films (one a core)'
+    )
+    output = p.add_argument_group('output')
+    output.add_argument('out', help='a new folder, or that of a run that was stopped')
+    output.add_argument(
+        '--films',
+        help='where to store films, to share a cache between corpora (OUT/films)',
+    )
+    end_parser(
+        p,
+        'cxrclip-prepare mimic mimic-cxr-jpg prepared/mimic --num_workers 8',
+        'cxrclip-prepare vindr vindr-cxr prepared/vindr --read votes=1',
+    )
     return p
 
 
-def parse_args(
+def parse_command(
     # words of the command line; default: those of this process
     argv: list[str] | None = None,
-) -> dict:
+) -> tuple[dict, bool]:  # and whether to be quiet
     "Arguments of `prepare` from the command line."
     parser = _parser()
     arguments = vars(parser.parse_args(argv))
+    quiet = arguments.pop('quiet')
     for pair in arguments.pop('read'):
         name, equals, value = pair.partition('=')
         if not equals or name in arguments:
@@ -765,16 +782,26 @@ def parse_args(
             arguments[name] = _parse_option(arguments['corpus'], name, value)
         except ValueError as e:
             parser.error(f'--read {pair}: {e}')
-    return arguments
+    return arguments, quiet
+
+
+def parse_args(
+    argv: list[str] | None = None,  # as `parse_command`
+) -> dict:
+    "The arguments alone of `parse_command`."
+    return parse_command(argv)[0]
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-057
 def main(
-    argv: list[str] | None = None,  # as `parse_args`
+    argv: list[str] | None = None,  # as `parse_command`
 ) -> None:
     "The command `cxrclip-prepare`; `python -m cxrclip_nb.data.prepare` is the same."
-    log_to_terminal()
+    arguments, quiet = parse_command(argv)
+    log_to_terminal(quiet)
+    corpus, root, out = (arguments[name] for name in ('corpus', 'root', 'out'))
+    logger.info('%s in %s, to be prepared in %s', corpus, root, out)
     try:
-        prepare(**parse_args(argv))
+        prepare(**arguments)
     except (CXRError, OSError) as e:
         sys.exit(f'cxrclip-prepare: {e}')
     except KeyboardInterrupt:

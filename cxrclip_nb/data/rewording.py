@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import CXRError, log_to_terminal
+from ..core import CXRError, HelpWithDefaults, end_parser, log_to_terminal
 from .studies import load_studies, save_studies, validate_studies
 from ..text.backtranslation import BackTranslator
 from ..text.rewording import Rules, doubts, reword_texts
@@ -73,43 +73,49 @@ def augment_studies(
     return table
 
 # %% ../../nbs/5_basics/56_translate.ipynb #16-backtranslation-049
-@dataclass
-class TranslateConfig:
-    "Options of `cxrclip-translate`."
+def _opt(default, text):
+    return field(default=default, metadata={'help': text})
 
-    studies: str = field(metadata=dict(help='study table (.parquet)'))
+
+@dataclass
+class _Files:
+    "What is read and written."
+
+    _argument_group_name = 'files'
+
+    studies: str = field(metadata={'help': 'study table (.parquet)'})
     out: str = field(
-        metadata=dict(help='the table with its rewordings, to be written (.parquet)')
+        metadata={'help': 'the table with its rewordings, to be written (.parquet)'}
     )
-    rules: bool = field(
-        default=False,
-        metadata=dict(help='no translation: synonyms and forms of sentences instead'),
+    store: str = _opt(
+        '',
+        'keeps what is done, so that the same command goes on after a kill; default '
+        'OUT.jsonl',
     )
-    there: str = field(
-        default='Helsinki-NLP/opus-mt-en-it',
-        metadata=dict(help='English to another language: hub name or local folder'),
+
+
+@dataclass
+class _Rewording:
+    "How it is reworded."
+
+    _argument_group_name = 'rewording'
+
+    rules: bool = _opt(False, 'no translation: synonyms and forms of sentences instead')
+    there: str = _opt(
+        'Helsinki-NLP/opus-mt-en-it',
+        'English to another language: hub name or local folder',
     )
-    back: str = field(
-        default='Helsinki-NLP/opus-mt-it-en', metadata=dict(help='and back')
-    )
-    temperature: float = field(
-        default=0.7, metadata=dict(help='of the draws; 0: always the likeliest word')
-    )
-    top_k: int = field(default=20, metadata=dict(help='words that a draw chooses from'))
-    piece_tokens: int = field(
-        default=128, metadata=dict(help='longer sections are cut at sentences')
-    )
-    batch_tokens: int = field(
-        default=8192, metadata=dict(help='tokens of a batch; less if memory runs out')
-    )
-    seed: int = field(default=0, metadata=dict(help='of the draws'))
-    store: str = field(
-        default='',
-        metadata=dict(
-            help='keeps what is done, so that the same command goes on after a '
-            'kill; default OUT.jsonl'
-        ),
-    )
+    back: str = _opt('Helsinki-NLP/opus-mt-it-en', 'and back')
+    temperature: float = _opt(0.7, 'of the draws; 0: always the likeliest word')
+    top_k: int = _opt(20, 'words that a draw chooses from')
+    piece_tokens: int = _opt(128, 'longer sections are cut at sentences')
+    batch_tokens: int = _opt(8192, 'tokens of a batch; less if memory runs out')
+    seed: int = _opt(0, 'of the draws')
+
+
+@dataclass
+class TranslateConfig(_Rewording, _Files):
+    "Options of `cxrclip-translate`."
 
 # %% ../../nbs/5_basics/56_translate.ipynb #16-backtranslation-050
 def _log_outcomes(rewordings, out):
@@ -122,12 +128,25 @@ def _log_outcomes(rewordings, out):
             logger.info(f'{kind}: study {study}, section {k + 1}: {why}')
 
 
+def _log_header(config, studies, store):
+    "What is reworded, how, and where it is kept."
+    texts = [text for sections in studies.texts for text in sections]
+    logger.info(
+        f'data: {len(texts):,} sections ({len(set(texts)):,} different ones) of '
+        f'{len(studies):,} studies in {config.studies}'
+    )
+    how = 'rules' if config.rules else f'{config.there}, then {config.back}'
+    logger.info(f'reworded by {how}; what is done is kept in {store}')
+
+
 def translate_table(config: TranslateConfig) -> pd.DataFrame:
     """Read a table, reword it, write it; logs counts, and some that were not used.
 
     Raises: `CXRError` or `OSError` saying what to do.
     """
     studies = load_studies(config.studies)
+    store = config.store or f'{config.out}.jsonl'
+    _log_header(config, studies, store)
     if config.rules:
         rewrite = Rules(config.seed)
     else:
@@ -140,28 +159,38 @@ def translate_table(config: TranslateConfig) -> pd.DataFrame:
             piece_tokens=config.piece_tokens,
             batch_tokens=config.batch_tokens,
         )
-    store = config.store or f'{config.out}.jsonl'
     table = augment_studies(studies, rewrite, store)
     save_studies(table, config.out)
     _log_outcomes(table.attrs['rewordings'], config.out)
     return table
 
 # %% ../../nbs/5_basics/56_translate.ipynb #16-backtranslation-051
+def _parse_command(argv):
+    "Options of the command, and whether to be quiet."
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(
+        (_Files, _Rewording),
+        prog='cxrclip-translate',
+        description='Reword the sections of a study table, by translation there and '
+        'back or by rules.',
+        formatter_class=HelpWithDefaults,
+    )
+    end_parser(
+        parser,
+        'cxrclip-translate --studies studies.parquet --out reworded.parquet --rules',
+    )
+    files, rewording, command = parser.parse_args_into_dataclasses(argv)
+    return TranslateConfig(**vars(files), **vars(rewording)), command.quiet
+
+
 def main(
     # words of the command line; default: those of this process
     argv: list[str] | None = None,
 ) -> None:
     "The command `cxrclip-translate`, or `python -m cxrclip_nb.data.rewording`."
-    from transformers import HfArgumentParser
-
-    parser = HfArgumentParser(
-        TranslateConfig,
-        prog='cxrclip-translate',
-        description='Reword the sections of a study table, by translation there and '
-        'back or by rules.',
-    )
-    config = parser.parse_args_into_dataclasses(argv)[0]
-    log_to_terminal()
+    config, quiet = _parse_command(argv)
+    log_to_terminal(quiet)
     try:
         translate_table(config)
     except (CXRError, OSError, ImportError) as e:

@@ -20,7 +20,14 @@ import numpy as np
 import pandas as pd
 
 from .. import __version__
-from ..core import CXRError, atomic_path, log_to_terminal, pick_device
+from cxrclip_nb.core import (
+    CXRError,
+    atomic_path,
+    end_parser,
+    log_to_terminal,
+    pick_device,
+    stage,
+)
 from ..data.leakage import ORIGINS
 from ..data.tables import open_table
 from cxrclip_nb.evaluation.zeroshot import (
@@ -411,31 +418,49 @@ def parse_args(
         description='Zero-shot evaluation of a checkpoint on the test studies of a '
         'table.',
     )
-    p.add_argument('model', help='checkpoint folder, or hub name user/model')
-    p.add_argument('studies', help='study table (.parquet, see cxrclip-prepare) or CSV')
-    p.add_argument(
+    data = p.add_argument_group('model and data')
+    data.add_argument('model', help='checkpoint folder, or hub name user/model')
+    data.add_argument(
+        'studies', help='study table (.parquet, see cxrclip-prepare) or CSV'
+    )
+    data.add_argument(
         '--root',
         help='folder or cache of the films (films/ beside a .parquet, else its folder)',
     )
-    p.add_argument(
-        '--task',
-        default='auto',
-        help=f'auto, own, {", ".join(BENCHMARKS)} (%(default)s)',
-    )
-    p.add_argument(
-        '--out', default='evaluation', help='folder for the results (%(default)s)'
-    )
-    p.add_argument(
+    data.add_argument(
         '--trained_on',
         nargs='*',
         help='corpora the model was trained on, if the checkpoint does not say',
     )
-    p.add_argument(
+    data.add_argument(
+        '--num_workers',
+        type=int,
+        default=0,
+        help='processes that read films (%(default)s)',
+    )
+    task = p.add_argument_group('task')
+    task.add_argument(
+        '--task',
+        default='auto',
+        help=f'auto, own, {", ".join(BENCHMARKS)} (%(default)s)',
+    )
+    task.add_argument(
         '--n_boot', type=int, default=500, help='draws of the bootstrap (%(default)s)'
     )
-    p.add_argument('--seed', type=int, default=0)
-    p.add_argument(
-        '--num_workers', type=int, default=0, help='processes that read films'
+    task.add_argument(
+        '--seed',
+        type=int,
+        default=0,
+        help='of the bootstrap, and of a split that a CSV does not give (%(default)s)',
+    )
+    output = p.add_argument_group('output')
+    output.add_argument(
+        '--out', default='evaluation', help='folder for the results (%(default)s)'
+    )
+    end_parser(
+        p,
+        'cxrclip-evaluate runs/cxrclip/model prepared/vindr/studies.parquet '
+        '--out evaluation/vindr',
     )
     return p.parse_args(argv)
 
@@ -458,21 +483,36 @@ def _open_studies(path, root, seed):
     return studies
 
 
+def _log_header(a, model, studies, root, tasks):
+    "What is evaluated on what, and where the results go."
+    logger.info(f'data: {len(studies):,} studies, films in {root}')
+    n_weights = sum(p.numel() for p in model.parameters())
+    logger.info(
+        f'model: {a.model}, {model.config.image_encoder} and '
+        f'{model.config.text_encoder}, {n_weights / 1e6:.1f} million parameters, '
+        f'on {model.device.type}'
+    )
+    logger.info(f'tasks: {", ".join(task.name for task in tasks)}; results: {a.out}')
+
+
 def evaluate_command(
     a: argparse.Namespace,  # of `parse_args`
 ) -> list[pd.DataFrame]:
     "Run the tasks of a table, print and write each; an error names what is missing."
     root = a.root or _films_of(a.studies)
+    logger.info('reading %s', a.studies)
     studies = _open_studies(a.studies, root, a.seed)
     tasks = find_tasks(studies, a.task)
     # errors first, they are cheap
     for task in tasks:
         task_studies(studies, task)
     model = CXRCLIP.from_pretrained(a.model, device=pick_device())
+    _log_header(a, model, studies, root, tasks)
     results = []
     for task in tasks:
         asked = (model, studies, root, task, a.trained_on, a.n_boot, a.seed)
-        table = run_task(*asked, a.num_workers)
+        with stage(f'task {task.name}: {len(task.labels)} findings'):
+            table = run_task(*asked, a.num_workers)
         save_result(table, a.out, str(a.model))
         print(result_line(table))
         print(table.to_string(float_format='%.3f', na_rep='-'))
@@ -489,9 +529,10 @@ def main(
 
     `python -m cxrclip_nb.evaluation.benchmarks` is the same.
     """
-    log_to_terminal()
+    arguments = parse_args(argv)
+    log_to_terminal(arguments.quiet)
     try:
-        evaluate_command(parse_args(argv))
+        evaluate_command(arguments)
     except (CXRError, OSError) as e:
         sys.exit(f'cxrclip-evaluate: {e}')
 

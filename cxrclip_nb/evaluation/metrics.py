@@ -238,6 +238,7 @@ from matplotlib.axes import Axes
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
+from ..core import progress
 from ..plots import PALETTE
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #30c80eec
@@ -486,7 +487,8 @@ def score_table(
     weights = patient_weights(patients, n_boot, seed)
     rows = []
     draws = {m: [] for m in metrics}
-    for c, label in enumerate(labels):
+    words = dict(desc='bootstrap of findings', unit='finding', leave=False, delay=2)
+    for c, label in enumerate(progress(labels, **words)):
         known, y, s = _known(truth, score, c)
         row = dict(finding=label, n_pos=int((y == 1).sum()), n_neg=int((y == 0).sum()))
         options = {} if chosen is None else chosen.get(label, {})

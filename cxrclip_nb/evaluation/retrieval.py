@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from scipy.stats import hypergeom
 from torch import Tensor
 
-from ..core import rng_for
+from ..core import progress, rng_for
 from .metrics import interval, patient_weights
 from ..plots import PALETTE, show_films
 
@@ -351,7 +351,9 @@ def retrieval_metrics(
 def _bootstrap_metrics(found, ks, patients, n_boot, seed, at_once=25):
     "Metrics of `n_boot` draws of patients, a few draws at a time."
     parts = []
-    for start in range(0, max(n_boot, 1), at_once):
+    starts = range(0, max(n_boot, 1), at_once)
+    words = dict(desc='bootstrap of retrieval', unit='batch', leave=False, delay=2)
+    for start in progress(starts, **words):
         n = min(at_once, n_boot - start)
         own_seed = int(rng_for(seed, 'retrieval', start).integers(2**31))
         weights = patient_weights(patients, n, own_seed)

@@ -261,8 +261,7 @@ def encode_batches(
     encode: Callable,  # a batch of it -> [B, ...]
 ) -> Tensor:  # [N, ...] float32 on the CPU; [0, 0] of nothing
     "A row per item, in evaluation mode and without gradients."
-    few = len(loader) < 20
-    bar = progress(loader, off=few, desc='encode', unit='batch', leave=False)
+    bar = progress(loader, desc='encode', unit='batch', leave=False, delay=2)
     with eval_mode(model):
         parts = [encode(batch).float().cpu() for batch in bar]
     return torch.cat(parts) if parts else torch.zeros(0, 0)

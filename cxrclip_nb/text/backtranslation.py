@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import CXRError, pick_device, rng_for
+from ..core import CXRError, pick_device, progress, rng_for
 from .reports import split_sentences
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-008
@@ -257,7 +257,9 @@ class Translator:
         unique = list(dict.fromkeys(piece for pieces in cut for piece in pieces))
         lengths = [self.count(piece) for piece in unique]
         done = {}
-        for batch in token_batches(lengths, self.batch_tokens):
+        batches = list(token_batches(lengths, self.batch_tokens))
+        words = dict(desc='translation', unit='batch', leave=False, delay=2)
+        for batch in progress(batches, **words):
             pieces = [unique[i] for i in batch]
             done.update(zip(pieces, self._translate(pieces)))
         translations = []

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -22,13 +23,13 @@ from accelerate import InitProcessGroupKwargs, skip_first_batches
 from accelerate.utils import broadcast, broadcast_object_list
 
 # %% ../../nbs/8_training/86_train.ipynb #f2f726e7
-from ..core import CXRError, atomic_path, log_to_terminal, progress
+from ..core import CXRError, atomic_path, log_to_terminal, progress, stage
 from ..data.batches import MixedSampler, StudyDataset, make_loader
 from ..model.clip import CXRCLIP
 from ..model.hub import check_is_checkpoint
 from ..optim import make_accelerator
 from ..text.prompts import load_bank
-from .config import TrainConfig, parse_config, parse_mix
+from .config import TrainConfig, parse_command, parse_mix
 from cxrclip_nb.training.report import (
     about_run,
     evaluate,
@@ -149,6 +150,7 @@ class Trainer:
         self.saved_step = 0  # steps in the last state on disk
         self.history = []  # a dict per step
         self.untrained = {}  # metrics before the first step
+        self.last_valid = None  # the latest validation loss
         self.skipped = {}  # film that could not be read -> its study
         self.stop = StopSignals()  # the signal that it was sent
         self._make_accelerator()
@@ -180,6 +182,8 @@ class Trainer:
     def _open_data(self):
         "Studies, tokeniser, loaders."
         data, model, _, optim, output = self.options
+        if data.studies:
+            self._say('reading %s', data.studies)
         with self.accelerator.main_process_first():
             self.studies, self.root = open_studies(data, model.image_size, optim.seed)
         _check_splits(self.studies, data.eval_split, output.patience, output.keep)
@@ -257,18 +261,43 @@ class Trainer:
 
     # begin
 
+    def _say_header(self):
+        "What is trained on what, for how long, and where the results go."
+        optim, model = self.options.optim, self.options.model
+        studies, device = self.studies, self.accelerator.device.type
+        by_split = [f'{s} {n:,}' for s, n in studies.split.value_counts().items()]
+        n_weights = sum(p.numel() for p in self.unwrapped.parameters())
+        processes = self.accelerator.num_processes
+        self._say(
+            f'data: {len(studies):,} studies ({", ".join(by_split)}) of '
+            f'{studies.patient_id.nunique():,} patients, '
+            f'{studies.images.map(len).sum():,} films in {self.root}'
+        )
+        self._say(
+            f'model: {model.image_encoder} and {model.text_encoder}, '
+            f'{n_weights / 1e6:.1f} million parameters, '
+            f'films of {model.image_size} pixels'
+        )
+        self._say(
+            f'training: {self.total_steps:,} steps of {optim.batch_size} studies '
+            f'({self.total_steps / len(self.loader):.3g} epochs) on '
+            + (f'{processes} x {device}' if processes > 1 else device)
+        )
+        self._say(f'results: {self.dir}')
+
     def begin(self) -> None:
         """Resume from the last state if that is asked for and there is one.
 
         Else make room, write the first state, measure the untrained model.
         """
+        self._say_header()
         if self._will_resume():
             self._resume()
         else:
             self._start_fresh()
         if not self.untrained:
             if self.is_main:
-                self.untrained = self.measure()
+                self.untrained = self.measure('untrained')
             self.save()
         self.accelerator.wait_for_everyone()
         open_tracker(self.accelerator, self.step)
@@ -293,6 +322,8 @@ class Trainer:
         self.step = self.saved_step = state['step']
         self.history = state['history']
         self.untrained = state['untrained']
+        losses = [row['valid'] for row in self.history if 'valid' in row]
+        self.last_valid = losses[-1] if losses else None
         self._say('resumed at step %d of %d', self.step, self.total_steps)
 
     def _start_fresh(self):
@@ -324,20 +355,25 @@ class Trainer:
                 pd.DataFrame(self.history).to_csv(tmp, index=False)
         self.saved_step = self.step
 
-    def measure(self) -> dict:
-        "`evaluate` on the evaluation split."
+    def measure(
+        self,
+        which: str,  # 'untrained' or 'trained', for the log
+    ) -> dict:
+        "`evaluate` on the evaluation split, by the main process."
         data = self.options.data
         held_out = self.studies[self.studies.split == data.eval_split]
         skipped = [] if data.on_bad_film == 'skip' else None
-        result = evaluate(
-            self.unwrapped,
-            held_out,
-            self.root,
-            data.class_prompts,
-            self.options.optim.seed,
-            data.num_workers,
-            skipped,
-        )
+        n = f'{len(held_out):,} {data.eval_split} studies'
+        with stage(f'evaluating the {which} model on {n}'):
+            result = evaluate(
+                self.unwrapped,
+                held_out,
+                self.root,
+                data.class_prompts,
+                self.options.optim.seed,
+                data.num_workers,
+                skipped,
+            )
         self._log_skipped(skipped or [])
         return result
 
@@ -394,7 +430,10 @@ class Trainer:
         self.loader.dataset.set_epoch(epoch)
         self.loader.set_epoch(epoch)
         self.model.train()
-        batches = skip_first_batches(self.loader, seen) if seen else self.loader
+        batches = self.loader
+        if seen:
+            batches = skip_first_batches(batches, seen)
+            batches.set_epoch(epoch)  # what is left is a loader of its own
         return self._with_skips_logged(batches)
 
     def _with_skips_logged(self, loader):
@@ -438,14 +477,28 @@ class Trainer:
     def _after_step(self):
         "Validate at the end of an epoch, write a state where due, track the row."
         row = self.history[-1]
-        if self.step % len(self.loader) == 0 or self.step == self.total_steps:
+        ends_epoch = self.step % len(self.loader) == 0
+        ends_epoch = ends_epoch or self.step == self.total_steps
+        if ends_epoch:
             self._end_epoch(row)
         if self.step % self.options.output.save_every == 0 or self.is_done:
             self.save()
         is_saved = self.saved_step == self.step
         track(self.accelerator, row, self.step, flush=is_saved)
+        self.bar.set_description_str(f'epoch {row["epoch"]}', refresh=False)
+        self.bar.set_postfix_str(self._figures(row), refresh=False)
         self.bar.update()
-        self.bar.set_postfix(loss=f'{row.get("total", math.nan):.3f}', refresh=False)
+        if ends_epoch:  # a line in a log file
+            self.bar.refresh()
+
+    def _figures(self, row):
+        "What is said of a step; all of it is on the host already."
+        words = [f'loss {row["total"]:.3f}'] if 'total' in row else []
+        if self.last_valid is not None:
+            words.append(f'validation loss {self.last_valid:.3f}')
+        recent = [r['studies_per_s'] for r in self.history[-50:]]
+        words.append(f'{statistics.median(recent):.0f} studies a second')
+        return ', '.join(words)
 
     def _end_epoch(self, row):
         "Validate; keep the model if it is the best so far."
@@ -454,23 +507,21 @@ class Trainer:
             logger.info('epoch %d: %d films unreadable so far', row['epoch'], films)
         if self.valid_loader is not None:
             self._validate(row)
-        if self.bar.disable:  # nobody looks at a bar
-            numbers = [f'{k} {row[k]:.3f}' for k in ('total', 'valid') if k in row]
-            place = row['epoch'], self.step, self.total_steps
-            self._say('epoch %d, step %d of %d: %s', *place, ', '.join(numbers))
 
     def _validate(self, row):
         "The loss of held-out studies goes into the row, the best model to `best/`."
         self._take_from_main(self.unwrapped.buffers())
         losses = [r['valid'] for r in self.history if 'valid' in r]
-        row['valid'] = self.validation_loss()
+        row['valid'] = self.last_valid = self.validation_loss()
         if row['valid'] < min(losses, default=math.inf) and self.is_main:
             about = self._about(self.step, {})
             save_checkpoint(self.dir / 'best', self.unwrapped, about)
 
     def validation_loss(self) -> float:
         "The objective on the validation studies; all processes call it."
-        batches = self._with_skips_logged(self.valid_loader)
+        words = dict(desc='validation', unit='batch', leave=False, delay=2)
+        bar = progress(self.valid_loader, off=not self.is_main, **words)
+        batches = self._with_skips_logged(bar)
         objective = self.options.objective
         with self.accelerator.autocast():
             return validate(self.unwrapped, batches, objective, self.accelerator)
@@ -518,7 +569,7 @@ class Trainer:
 
     def _write_results(self, model, history, step):
         "Evaluate the model and write `model/`, `metrics.json` and `curves.png`."
-        metrics = self.measure()
+        metrics = self.measure('trained')
         metrics['untrained'] = self.untrained
         metrics['steps'] = step
         metrics['seconds'] = float(history.seconds.sum())
@@ -562,9 +613,10 @@ def main(
     `python -m cxrclip_nb.training.loop` and `torchrun -m cxrclip_nb.training.loop` are
     the same.
     """
-    log_to_terminal()
     try:
-        result = train(parse_config(argv))
+        config, quiet = parse_command(argv)
+        log_to_terminal(quiet)
+        result = train(config)
     except TrainingStopped as e:
         sys.exit(128 + e.signal)
     except (CXRError, OSError) as e:

@@ -65,8 +65,8 @@ def save_state(
     """
     weights, moments = model.state_dict(), optimizer.state_dict()
     state = dict(model=weights, optimizer=moments, **rest)
-    with _explain_write_error(path), atomic_path(path) as tmp:
-        torch.save(state, tmp)
+    with _explain_write_error(path), atomic_path(path) as tmp, open(tmp, 'wb') as f:
+        torch.save(state, f)  # given a path, torch 2.6 loses the last bytes silently
 
 
 def save_checkpoint(

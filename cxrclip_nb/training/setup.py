@@ -54,6 +54,8 @@ def _open_phantoms(data, image_size, seed):
     size = max(128, round(image_size * 8 / 7))  # room for crops
     name = f'phantoms_n{data.n_phantoms}_px{size}_seed{seed}'
     root = Path(data.root or 'data') / name
+    if not (root / 'phantoms.json').exists():
+        logger.info('drawing %s phantom studies in %s', f'{data.n_phantoms:,}', root)
     studies = make_phantoms(root, n_studies=data.n_phantoms, size=size, seed=seed)
     return studies, root
 
