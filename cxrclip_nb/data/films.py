@@ -14,6 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
 from cxrclip_nb.data.dicom import (
     MAX_PIXELS,
     FilmError,
@@ -23,7 +25,6 @@ from cxrclip_nb.data.dicom import (
     open_dicom,
     to_grey8,
 )
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_BYTES = 4 * MAX_PIXELS  # a larger file is refused before it is read
 
