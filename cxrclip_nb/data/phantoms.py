@@ -1101,7 +1101,7 @@ WORDING = {
     ),
     'Mass': Wording(
         (
-            '{cm} cm {side} {zone} lung mass',
+            '{side} {zone} lung mass of {cm} cm',
             '{side} {zone} zone mass, for which CT is recommended',
         ),
         (
