@@ -34,8 +34,10 @@ MEASURE = """
 window.addEventListener('load', () => {
   const page = document.documentElement;
   const room = img => img.closest('.jp-OutputArea-output, .jp-RenderedMarkdown');
+  const own = img => Number(img.getAttribute('width')) || img.naturalWidth;
   const pictures = [...document.images].map(img => ({
-    width: Number(img.getAttribute('width')) || img.naturalWidth,
+    // a picture of the text may be stored larger than it is shown
+    width: img.closest('.jp-RenderedMarkdown') ? img.clientWidth : own(img),
     room: (room(img) || page).clientWidth,
   }));
   const blocks = document.querySelectorAll('pre, table, .jp-OutputArea-output');
@@ -84,8 +86,10 @@ def browse(browser, page, *options):
 
 def write_page(notebook, out):
     "The notebook as one HTML file that measures itself when it is shown."
-    exporter = HTMLExporter(embed_images=True, require_js_url='')
-    html, _ = exporter.from_filename(str(notebook))
+    html, _ = HTMLExporter().from_filename(str(notebook))
+    # pictures that lie beside the notebook; embedding them would unfold <details>
+    beside = f'<base href="{notebook.parent.absolute().as_uri()}/">'
+    html = html.replace('<head>', f'<head>{beside}', 1)
     page = out / f'{notebook.stem}.html'
     page.write_text(html.replace('</body>', f'{MEASURE}</body>'), encoding='utf-8')
     return page
