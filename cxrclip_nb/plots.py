@@ -49,7 +49,7 @@ def _grid(n, ncols, size):
 
 def _fitted(text, ax):
     "The lines of a title, broken where they would leave the Axes."
-    inches = ax.get_position().width * ax.figure.get_figwidth()
+    inches = ax.bbox.width / ax.figure.dpi
     n = max(12, int(15 * inches))  # characters of 8 points
     return '\n'.join(textwrap.fill(line, n) for line in text.split('\n'))
 
