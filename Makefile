@@ -16,6 +16,15 @@ outputs:       ## run the notebooks and store what they show: make outputs NBS=n
 	$(PY) tools/exec_nbs.py $(NBS)
 	$(PY) tools/make_readme.py nbs/index.ipynb README.md
 
+LOOK = 0_start/00_paper 0_start/01_tour 1_pairs/11_phantoms 3_losses/30_infonce \
+	3_losses/34_objective
+look:          ## stored notebooks as pages in a browser: widths, and screenshots
+	$(PY) tools/look.py $(or $(NBS),$(LOOK:%=nbs/%.ipynb))
+
+phantom_model: ## train the model of data/phantom_model anew: minutes
+	cxrclip-train --output_dir runs/phantom_model
+	$(PY) tools/phantom_model.py runs/phantom_model data/phantom_model
+
 test:          ## notebooks, then what does not belong in one
 	nbdev_test --n_workers 2
 	pytest -q tests
@@ -39,4 +48,4 @@ check: clean export form   ## is everything made from the notebooks in step with
 	$(PY) tools/make_readme.py nbs/index.ipynb README.md
 	git diff --exit-code
 
-.PHONY: export format clean outputs test form site lowest check
+.PHONY: export format clean outputs look phantom_model test form site lowest check

@@ -20,8 +20,9 @@ from ..core import atomic_path, progress, rng_for
 from cxrclip_nb.data.phantoms import (
     DENIED,
     FINDINGS,
-    SAID,
+    VERSION,
     VISITS,
+    WORDING,
     ZONE_Y,
     Finding,
     draw_film,
@@ -33,6 +34,7 @@ from ..data.studies import load_studies, save_studies
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #2d5bb7bc
 HARD = dict(  # fixed before any model was trained on it
+    phantoms=VERSION,  # of the drawings and of the reports' words
     # each study is a patient of its own
     studies=dict(reports=1200, labels=2400, valid=300, probe=800, test=1000),
     prevalence={
@@ -248,13 +250,14 @@ def _draw_all(root, paths, hard):
 def _slots():
     "What can be filled into a sentence: places, sizes, degrees."
     sizes = (
-        dict(large='small', mild='mild', cm=4.2, mm=9),
-        dict(large='large', mild='marked', cm=6.0, mm=15),
+        dict(large='small', mild='mild', mildly='mildly', cm=4.2, mm=9),
+        dict(large='large', mild='marked', mildly='markedly', cm=6.0, mm=15),
     )
+    one = dict(There_is='There is a', s='')
     slots = []
     for side, zone, size in itertools.product(('left', 'right'), ZONE_Y, sizes):
-        place = dict(side=side, Side=side.capitalize(), base=f'the {side} base')
-        slots.append(place | dict(zone=zone) | size)
+        angle = f'the {side} costophrenic angle'
+        slots.append(dict(side=side, zone=zone, angle=angle) | one | size)
     return slots
 
 
@@ -268,10 +271,11 @@ def _filled(forms):
 def report_prompts(
     labels: Sequence[str],  # of `FINDINGS`
 ) -> dict:  # label -> (negative sentences, positive sentences)
-    "Prompts in the reports' words, which never name a finding as its label does."
+    "Prompts in the reports' own words: every way in which they affirm or deny it."
     prompts = {}
     for label in labels:
-        forms, names, impression = SAID[label]
-        negative = [d.format(name) + '.' for d in DENIED for name in names]
-        prompts[label] = negative, _filled((*forms, impression))
+        wording = WORDING[label]
+        negative = [d.format(name) for d in DENIED for name in wording.absent]
+        negative = [f'{sentence}.' for sentence in (*negative, *wording.normal)]
+        prompts[label] = negative, _filled(wording.phrases + wording.sentences)
     return prompts

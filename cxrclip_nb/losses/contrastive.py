@@ -70,7 +70,7 @@ def info_nce(
 
 # %% ../../nbs/3_losses/30_infonce.ipynb #5d39c0a8
 class _Answers(NamedTuple):
-    "Targets that are checked and normalised."
+    "Targets that are checked and normalised, once for all six blocks."
 
     shares: Tensor  # [B, B] mean of the shares of the rows and of the columns
 

@@ -145,7 +145,7 @@ class OptimOptions:
 
     _argument_group_name = 'optimisation'
 
-    epochs: int = _opt(11, 'passes over the training studies')
+    epochs: int = _opt(13, 'passes over the training studies')
     max_steps: int = _opt(0, 'steps in all; 0: as many as the epochs make')
     batch_size: int = _opt(32, 'studies a step, over all processes')
     micro_batch: int | None = _opt(
