@@ -512,7 +512,7 @@ def main(
         model = load_released(args.tar, args.tokenizer)
         n_weights = sum(p.numel() for p in model.parameters())
         logger.info(
-            f'{args.tar}: {model.config.image_encoder} and '
+            f'{Path(args.tar).name}: {model.config.image_encoder} and '
             f'{model.config.text_encoder}, {n_weights / 1e6:.1f} million parameters'
         )
         model.save_pretrained(args.out)
