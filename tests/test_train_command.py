@@ -160,7 +160,9 @@ def test_two_processes_train_and_validate_as_one(phantoms, tmp_path):
         np.testing.assert_allclose(one[c], two[c], rtol=2e-3, err_msg=c)
     np.testing.assert_allclose(one.total[0], two.total[0], rtol=1e-5)
     assert one.scale.nunique() == len(one) == 3, 'the weights have moved'
-    assert same_validation(out['two'], phantoms) == two.valid.iloc[-1]
+    # up to rounding: one process has other threads than two
+    alone = same_validation(out['two'], phantoms)
+    np.testing.assert_allclose(alone, two.valid.iloc[-1], rtol=1e-6)
 
 
 def same_validation(folder, phantoms):
