@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-
+# %% ../../nbs/1_pairs/14_augment.ipynb #13c544fd
 def _check_film(
     film: np.ndarray,  # what should be a film
 ) -> None:
@@ -110,7 +110,7 @@ def draw_view(
     w: int,  # columns
     rng: np.random.Generator,
 ) -> tuple[tuple, float | None]:
-    """All that is random in a training view.
+    """All that is random in a training crop.
 
     Returns: box (top, left, height, width); clip limit of CLAHE, none: no CLAHE.
     """
@@ -150,7 +150,7 @@ def seen_box(
 ) -> tuple[float, float, float, float]:  # top, left, height, width in the film's pixels
     """The part of a film that `eval_view` shows: the middle square.
 
-    It is rounded as the whole film at that size would be.
+    Rounded as if the whole film were resized and then cut.
     """
     # of the whole film, resized
     H = int(size * h / min(h, w))
@@ -216,7 +216,7 @@ def normalise(
     Raises: `ValueError` unless there are three means and three positive spreads.
     """
     x = _grey(x)
-    # a tensor may lie on a device that would have to be waited for
+    # the values of a tensor are not looked at: that would wait for the GPU
     positive = torch.is_tensor(std) or min(std) > 0
     if len(mean) != 3 or len(std) != 3 or not positive:
         raise ValueError(

@@ -110,7 +110,7 @@ def study_texts(
 ) -> tuple[str, str]:
     """Two texts of a study, from its report if it has one, else from its labels.
 
-    Raises: `ValueError` naming the study for a text in place of a list, or a study that
+    Raises: `CXRError` naming the study for a text in place of a list, or a study that
     says nothing.
     """
     try:
