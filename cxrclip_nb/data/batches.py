@@ -144,7 +144,7 @@ def _side_to_read(crops, full_size, wanted):
     return math.floor(wanted * min(full_size) / shortest_crop) + 1
 
 
-def _training_views(pair, size_of, read, size, rng, detail):
+def _training_views(pair, size_of, read, size, rng, detail, interpolation):
     """A view of each of two films; each file is read once.
 
     It is read at the smallest scale that keeps more than detail*size pixels of each
@@ -165,7 +165,7 @@ def _training_views(pair, size_of, read, size, rng, detail):
     views = []
     for film, box, clip in drawn:
         box = scaled_box(box, full_size[film], pixels[film].shape)
-        views.append(take_view(pixels[film], box, clip, size))
+        views.append(take_view(pixels[film], box, clip, size, interpolation))
     return views
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #d4fa4f0b
@@ -178,6 +178,9 @@ def study_images(
     # training films are decoded at the smallest scale that keeps detail*S pixels a side
     # of each crop
     detail: float = 1.0,
+    # of an evaluation view, see `eval_view`; a training crop is squashed anyway
+    resize: str = 'shortest',
+    interpolation: str = 'bilinear',  # of pixels
 ) -> np.ndarray:  # uint8 [2, S, S]
     """Two images of a study; a file used twice is read once.
 
@@ -191,8 +194,11 @@ def study_images(
     size_of = _naming_study(read.size, row['study_id'])
     read = _naming_study(read, row['study_id'])
     if rng is not None:
-        return np.stack(_training_views(pair, size_of, read, size, rng, detail))
-    views = {film: eval_view(read(film), size) for film in dict.fromkeys(pair)}
+        how = (size, rng, detail, interpolation)
+        return np.stack(_training_views(pair, size_of, read, *how))
+    views = {}
+    for film in dict.fromkeys(pair):
+        views[film] = eval_view(read(film), size, resize, interpolation)
     return np.stack([views[film] for film in pair])
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #ec4378d3
@@ -219,6 +225,8 @@ class StudyDataset(Dataset):
         # 'skip': the item of a study whose film cannot be read is `dict(study_id,
         # skipped=(study, film, reason))`
         on_bad_film: str = 'raise',
+        resize: str = 'shortest',  # of evaluation views, see `eval_view`
+        interpolation: str = 'bilinear',  # of all views, see `eval_view`
     ):
         """Check the table and open the films.
 
@@ -248,6 +256,7 @@ class StudyDataset(Dataset):
         self.bank = bank
         self.detail = detail
         self.on_bad_film = on_bad_film
+        self.how = dict(detail=detail, resize=resize, interpolation=interpolation)
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -273,7 +282,7 @@ class StudyDataset(Dataset):
         rng = self._rng(k, again)
         draws = rng if self.train else None
         try:
-            images = study_images(study, self.read, self.image_size, draws, self.detail)
+            images = study_images(study, self.read, self.image_size, draws, **self.how)
         except FilmError as e:
             if self.on_bad_film == 'raise':
                 raise

@@ -102,6 +102,8 @@ def features_key(
         c.image_encoder,
         c.image_pool,
         c.image_size,
+        c.resize,
+        c.interpolation,
         c.image_mean,
         c.image_std,
         stamps,
@@ -456,12 +458,14 @@ class LabelledFilms(Dataset):
         truth: np.ndarray,  # [N, C] 1, 0 or NaN (unknown)
         size: int,  # S, pixels
         seed: int = 0,
+        interpolation: str = 'bilinear',  # as the model's configuration says
     ):
         self.rows = studies.to_dict('records')
         self.read = open_films(root)
         self.truth = torch.tensor(truth, dtype=torch.float32)
         self.size = size
         self.seed = seed
+        self.interpolation = interpolation
         # the epoch; worker processes see it change
         self.counter = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -471,7 +475,8 @@ class LabelledFilms(Dataset):
     def __getitem__(self, k: int) -> dict:
         row = self.rows[k]
         rng = rng_for(self.seed, 'probe', int(self.counter), k)
-        images = study_images(row, self.read, self.size, rng)
+        how = dict(interpolation=self.interpolation)
+        images = study_images(row, self.read, self.size, rng, **how)
         return dict(
             images=torch.from_numpy(images)[:, None],
             truth=self.truth[k],
@@ -605,9 +610,10 @@ def fresh_weights(
     return new.to(model.device).eval()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #3ac8e094
-def _train_loader(studies, root, truth, size, config, seed):
+def _train_loader(studies, root, truth, model, config, seed):
     "Labelled films in the order of `seed`, in whole batches."
-    data = LabelledFilms(studies, root, truth, size, seed)
+    size, interpolation = model.config.image_size, model.config.interpolation
+    data = LabelledFilms(studies, root, truth, size, seed, interpolation)
     return DataLoader(
         data,
         min(config.batch_size, len(data)),
@@ -637,9 +643,8 @@ def fine_tune(
     labels, truth, left_out = _evaluable(studies, labels, masks)
     sample = _sample(studies, masks, share, seed)
     valid, test = studies[masks['valid']], studies[masks['test']]
-    size = model.config.image_size
     seed_everything(seed)
-    loader = _train_loader(studies[sample], root, truth[sample], size, config, seed)
+    loader = _train_loader(studies[sample], root, truth[sample], model, config, seed)
 
     def scores_of(classifier, part):
         return predict(classifier, part, root, num_workers=config.num_workers)

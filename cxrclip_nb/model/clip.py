@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import PreTrainedTokenizerBase
 
 from ..core import CXRError, atomic_path, check_shape, progress
@@ -222,13 +222,23 @@ def _grey_image(image):
     return np.asarray(ImageOps.exif_transpose(image).convert('L'))
 
 
-class _Views(Dataset):
-    "Films as the model sees them: (number, view [1, S, S], why there is none)."
+class _OwnView:
+    "What a model of this package sees of a film, uint8 [1, S, S]."
 
-    def __init__(self, films, read, size):
+    def __init__(self, config):
+        self.how = (config.image_size, config.resize, config.interpolation)
+
+    def __call__(self, film):
+        return torch.tensor(eval_view(film, *self.how))[None]
+
+
+class _Views(Dataset):
+    "Films as a model sees them: (number, view, why there is none)."
+
+    def __init__(self, films, read, view):
         self.films = films
         self.read = read
-        self.size = size
+        self.view = view
 
     def __len__(self):
         return len(self.films)
@@ -241,14 +251,14 @@ class _Views(Dataset):
             if not isinstance(film, np.ndarray):
                 film = self.read(film)
         except CXRError as e:
-            return i, torch.zeros(1, self.size, self.size, dtype=torch.uint8), e
-        return i, torch.tensor(eval_view(film, self.size))[None], None
+            return i, self.view(np.zeros((64, 64), np.uint8)), e
+        return i, self.view(film), None
 
 
 def _stack_views(items):
-    "A batch [B, 1, S, S], and (number, error) of the films that are black in it."
+    "A batch of views, and (number, error) of the films that are black in it."
     errors = [(i, error) for i, _, error in items if error is not None]
-    return torch.stack([view for _, view, _ in items]), errors
+    return default_collate([view for _, view, _ in items]), errors
 
 
 def _start_worker(_):
@@ -267,16 +277,26 @@ def encode_batches(
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
+def _to_device(views, device):
+    "A batch of views, a tensor or several by name, on a device."
+    if isinstance(views, Mapping):
+        return {k: x.to(device, non_blocking=True) for k, x in views.items()}
+    return views.to(device, non_blocking=True)
+
+
 def encode_films(
-    model: nn.Module,  # in any mode; its `config` knows the image size
+    model: nn.Module,  # in any mode; its `config` knows the view, if none is given
     films: Sequence,  # N paths, PIL images or uint8 arrays [H, W]
-    encode: Callable,  # uint8 [B, 1, S, S] on the device of the model -> [B, ...]
+    encode: Callable,  # a batch of views on the device of the model -> [B, ...]
     root: str | Path | None = None,  # paths are relative to this folder or film store
     batch_size: int = 64,
     num_workers: int = 0,  # processes that read films; 0: this one
     # None: a film that can't be read is an error; a dict: gets its path and the reason,
     # and its row is that of a black film
     unreadable: dict | None = None,
+    # uint8 [H, W] -> what the model sees, a tensor or several by name; None: uint8
+    # [1, S, S] as the config says
+    view: Callable | None = None,
 ) -> Tensor:  # [N, ...] float32 on the CPU
     """What `encode` gives for films, without augmentation; each film is read once.
 
@@ -287,7 +307,7 @@ def encode_films(
     read = read_film if root is None else open_films(root)
     device = next(model.parameters()).device
     loader = DataLoader(
-        _Views(films, read, model.config.image_size),
+        _Views(films, read, view or _OwnView(model.config)),
         batch_size,
         collate_fn=_stack_views,
         num_workers=num_workers,
@@ -301,7 +321,7 @@ def encode_films(
             if unreadable is None:
                 raise error
             unreadable[films[i]] = str(error)
-        return encode(views.to(device, non_blocking=True))
+        return encode(_to_device(views, device))
 
     return encode_batches(model, loader, encode_views)
 
