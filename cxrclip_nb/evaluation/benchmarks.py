@@ -39,6 +39,7 @@ from cxrclip_nb.evaluation.zeroshot import (
     zero_shot_choice,
 )
 from ..model.clip import CXRCLIP
+from ..model.known import About
 from ..text.labels import FIVE, NIH_LABELS
 from ..text.prompts import class_prompts
 
@@ -129,13 +130,10 @@ BENCHMARKS = {task.name: task for task in _TASKS}
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #416eba5e
 def trained_sources(
     model,  # a CXRCLIP, or anything else
-) -> tuple | None:  # sources with training studies; None if the model does not say
-    "What a checkpoint was trained on, as it says itself."
-    config = getattr(model, 'config', None)
-    about = getattr(config, 'about', None) or {}
-    if 'data' not in about:
-        return None
-    return tuple(d['source'] for d in about['data'] if d.get('train'))
+) -> tuple | None:  # corpora of its training; None if the model does not say
+    "What a model was trained on, as its `about` says."
+    about = getattr(model, 'about', None)
+    return about.trained_on if isinstance(about, About) else None
 
 
 _SAME_FILMS = dict(

@@ -323,6 +323,8 @@ model.zero_shot(['film.png'], {'Pneumothorax': ('No pneumothorax.', 'Pneumothora
 | {{ d.source }} | {{ d.train or 0 }} | {{ d.valid or 0 }} | {{ d.test or 0 }} |
 {% endfor %}
 Studies. Labels became sentences by prompts of version `{{ config.prompts_version }}`.
+{% elif about.trained_on %}
+Trained on {{ about.trained_on | join(', ') }}, as {{ about.source }} says.
 {% else %}
 Not recorded.
 {% endif %}
