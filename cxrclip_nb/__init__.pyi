@@ -4,6 +4,9 @@
 from .model.clip import CXRCLIP as CXRCLIP
 from .model.hub import CXRCLIPConfig as CXRCLIPConfig
 from .model.released import load_released as load_released
+from .model.chexficient import load_chexficient as load_chexficient
+from .model.others import ImageTextModel as ImageTextModel
+from .model.others import open_model as open_model
 
 # runs
 from .training.config import TrainConfig as TrainConfig
