@@ -35,6 +35,7 @@ from ..data.studies import SPLITS
 from .metrics import auroc, interval, patient_weights
 from .zeroshot import label_matrix
 from ..model.clip import CXRCLIP, encode_films, prepare_films
+from ..model.others import model_key
 from ..optim import lr_factor, make_accelerator, param_groups
 from ..plots import PALETTE
 from ..text.labels import LABELS
@@ -44,7 +45,8 @@ FEATURES = ('encoder', 'joint')
 
 
 def film_features(
-    model: CXRCLIP,  # in any mode; it comes back in the same
+    # a CXRCLIP, or another model of `open_model` for 'joint'; in any mode
+    model: nn.Module,
     films: Sequence[str],  # paths below root
     root: str | Path,  # folder of the films, or a film cache
     # 'encoder': before the projection; 'joint': unit vectors of the joint space
@@ -59,12 +61,19 @@ def film_features(
     """
     if features not in FEATURES:
         raise ValueError(f'features must be one of {FEATURES}, got {features!r}')
+    how = (root, batch_size, num_workers)
+    if features == 'joint':
+        return model.embed_films(films, *how).numpy()
+    if not isinstance(model, CXRCLIP):
+        raise ValueError(
+            f"features 'encoder' are those of a CXRCLIP; of a {type(model).__name__} "
+            "there are 'joint' ones"
+        )
 
     def before_projection(x):
         return model.image_encoder(model.prepare(x))
 
-    encode = model.encode_image if features == 'joint' else before_projection
-    return encode_films(model, films, encode, root, batch_size, num_workers).numpy()
+    return encode_films(model, films, before_projection, *how).numpy()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #1b58d2c2
 def _weight_bytes(x):
@@ -82,12 +91,16 @@ def _stamp(path):
 
 
 def features_key(
-    model: CXRCLIP,
+    model: nn.Module,  # a CXRCLIP, or another model of `open_model`
     films: Sequence[str],  # paths below root
     root: str | Path,  # folder of the films, or a film cache
     features: str = 'encoder',
 ) -> str:  # 32 letters
     "Fingerprint of the image tower, its preprocessing, and the films."
+    stamps = [(str(f), _stamp(Path(root) / f)) for f in films]
+    if not isinstance(model, CXRCLIP):
+        facts = repr((model_key(model), features, stamps))
+        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
     weights = model.image_encoder.state_dict()
     for name, x in model.image_projection.state_dict().items():
         weights[f'projection.{name}'] = x
@@ -95,7 +108,6 @@ def features_key(
     for name, x in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(_weight_bytes(x))
-    stamps = [(str(f), _stamp(Path(root) / f)) for f in films]
     c = model.config
     settings = (
         features,

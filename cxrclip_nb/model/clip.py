@@ -149,6 +149,7 @@ def _fill_config(config, image, text):
     "The configuration with all that the model decided; how they began is past."
     return replace(
         config,
+        image_encoder=image.name,
         image_mean=config.image_mean or image.mean,
         image_std=config.image_std or image.std,
         text_config=_plain_config(text.config),

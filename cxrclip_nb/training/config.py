@@ -71,7 +71,9 @@ class ModelOptions:
     _argument_group_name = 'model'
 
     image_encoder: str = _opt(
-        'test_resnet', "any timm backbone; the default is timm's smallest ResNet"
+        'test_resnet',
+        "any timm backbone, also as 'local-dir:folder' or 'hf-hub:user/model'; the "
+        "default is timm's smallest ResNet",
     )
     text_encoder: str = _opt(
         CXRCLIPConfig.text_encoder,
