@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['logger', 'VINDR18', 'BENCHMARKS', 'Task', 'trained_sources', 'leakage_warnings', 'task_studies', 'asked_by',
            'task_prompts', 'run_task', 'result_line', 'own_task', 'find_tasks', 'save_result', 'parse_args',
-           'read_prompts', 'evaluate_command', 'Job', 'plan_jobs', 'collect', 'differences', 'compare_command', 'main']
+           'read_prompts', 'evaluate_one', 'Job', 'plan_jobs', 'collect', 'differences', 'evaluate_many',
+           'evaluate_command', 'main']
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #283e3b93
 import argparse
@@ -637,9 +638,9 @@ def _log_header(a, model, studies, root, tasks):
     logger.info(f'tasks: {", ".join(task.name for task in tasks)}; results: {a.out}')
 
 
-def evaluate_command(
-    a: argparse.Namespace,  # of `parse_args`
-) -> list[pd.DataFrame]:
+def evaluate_one(
+    a: argparse.Namespace,  # of `parse_args`, with model and studies
+) -> list[pd.DataFrame]:  # a table per task
     "Run the tasks of a table, print and write each; an error names what is missing."
     root = a.root[0] if a.root else _films_of(a.studies)
     logger.info('reading %s', a.studies)
@@ -904,7 +905,7 @@ def _print_results(results):
         print(f'  ! {", ".join(dict.fromkeys(models))}: {warning}')
 
 
-def compare_command(
+def evaluate_many(
     a: argparse.Namespace,  # of `parse_args`, with models and tables
 ) -> pd.DataFrame:  # a row per model, table and task
     """Every model on every table; finished pairs are kept.
@@ -934,6 +935,13 @@ def compare_command(
     return results
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #c21main00
+def evaluate_command(
+    a: argparse.Namespace,  # of `parse_args`
+):
+    "One model on one table, or several on several."
+    return evaluate_many(a) if a.models else evaluate_one(a)
+
+
 def main(
     argv: list[str] | None = None,  # as `parse_args`
 ) -> None:
@@ -943,9 +951,8 @@ def main(
     """
     arguments = parse_args(argv)
     log_to_terminal(arguments.quiet)
-    run = compare_command if arguments.models else evaluate_command
     try:
-        run(arguments)
+        evaluate_command(arguments)
     except (CXRError, OSError) as e:
         sys.exit(f'cxrclip-evaluate: {e}')
 

@@ -133,7 +133,9 @@ class StoredEmbeddings(nn.Module):
         **options,  # of embed_films
     ) -> pd.DataFrame:  # [N, labels] in 0..1
         "As the model's own, by the embeddings that are on disk."
-        scale = float(self.model.scale)
+        scale = self.model.scale
+        if torch.is_tensor(scale):
+            scale = scale.item()
         return film_answers(self, films, prompts, scale, **options)
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DUAL_ENCODERS', 'LIBRARIES', 'TOKENIZER_OF_CXR_CLIP', 'ImageTextModel', 'OtherModel', 'load_open_clip_library',
-           'OpenCLIPModel', 'load_open_clip', 'TransformersModel', 'load_transformers', 'check_name', 'open_model',
-           'model_key']
+           'OpenCLIPModel', 'load_open_clip', 'TransformersModel', 'quiet_transformers', 'load_transformers',
+           'check_name', 'open_model', 'model_key']
 
 # %% ../../nbs/7_models/75_others.ipynb #4ff485e9
 import hashlib
@@ -34,6 +34,7 @@ from transformers import (
     SiglipModel,
     VisionTextDualEncoderModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from ..core import CXRError
 from .chexficient import load_chexficient
@@ -323,7 +324,10 @@ def load_open_clip(
         ) from e
     preprocessing = dict(net.visual.preprocess_cfg)
     about = _about(name.partition(':')[2], 'open_clip', preprocessing)
-    about = replace(about, image_size=preprocessing.get('size'))
+    size = preprocessing.get('size')
+    if isinstance(size, (tuple, list)):
+        size = max(size)
+    about = replace(about, image_size=size)
     view, tokenize = _PictureView(preprocess), _WordsOfOpenCLIP(tokenizer)
     return OpenCLIPModel(net, view, tokenize, about)
 
@@ -384,11 +388,30 @@ class _Words:
         return {name: tokens[name] for name in names}
 
 # %% ../../nbs/7_models/75_others.ipynb #8818bd0d
+@contextmanager
+def quiet_transformers():
+    "Keeps transformers from drawing bars and from reporting what is checked here."
+    words = transformers_logging
+    level, has_bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    words.set_verbosity_error()
+    words.disable_progress_bar()
+    try:
+        yield
+    finally:
+        words.set_verbosity(level)
+        if has_bars:
+            words.enable_progress_bar()
+
+
 def _kind_of(name):
     "Class of a model, and whether its texts are padded to their full length."
     raw, _ = PretrainedConfig.get_config_dict(name)
     _refuse_code(raw, name, 'config.json')
     kind = raw.get('model_type')
+    if kind is None:
+        raise CXRError(
+            f'transformers:{name}: no config.json there, or it names no model_type'
+        )
     if kind not in DUAL_ENCODERS:
         raise CXRError(
             f'transformers:{name}: model_type {kind!r} is no pair of towers that is '
@@ -474,7 +497,8 @@ def load_transformers(
     of its own.
     """
     try:
-        net, processor, tokenizer = _parts_of(name)
+        with quiet_transformers():
+            net, processor, tokenizer = _parts_of(name)
     except CXRError:
         raise
     except Exception as e:
@@ -532,7 +556,7 @@ def check_name(
     if library == 'open_clip':
         load_open_clip_library()
         place, _, rest = rest.partition(':')
-    on_hub = re.fullmatch(r'[\w.-]+/[\w.-]+', rest) and library != 'cxrclip'
+    on_hub = re.fullmatch(r'\w[\w.-]*/[\w.-]+', rest) and library != 'cxrclip'
     if not Path(rest).exists() and not on_hub:
         raise CXRError(f'{name}: no such file or folder (and no hub name)')
 

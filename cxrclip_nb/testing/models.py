@@ -8,6 +8,7 @@ __all__ = ['TRANSFORMERS', 'prompt_tokenizer', 'write_transformers', 'write_open
 
 # %% ../../nbs/7_models/78_standins.ipynb #e0ed6896
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,7 @@ from ..core import seed_everything
 from ..data.batches import train_tokenizer
 from ..model.clip import CXRCLIP
 from ..model.hub import CXRCLIPConfig
-from ..model.others import load_open_clip_library
+from ..model.others import load_open_clip_library, quiet_transformers
 from ..model.released import RESNET, released_names
 from ..text.labels import LABELS
 from ..text.prompts import class_prompts
@@ -81,10 +82,17 @@ def _clip(tokenizer):
     return CLIPModel(CLIPConfig(**parts, projection_dim=16)), processor
 
 
+def _as_trained(model):
+    "With scale and bias as SigLIP begins its training."
+    nn.init.constant_(model.logit_scale, math.log(10))
+    nn.init.constant_(model.logit_bias, -10.0)
+    return model
+
+
 def _siglip(tokenizer):
     parts = dict(text_config=_text(tokenizer), vision_config=_vision())
     processor = SiglipImageProcessor(size=dict(height=32, width=32))
-    return SiglipModel(SiglipConfig(**parts)), processor
+    return _as_trained(SiglipModel(SiglipConfig(**parts))), processor
 
 
 def _siglip2(tokenizer):
@@ -92,7 +100,7 @@ def _siglip2(tokenizer):
     vision = _TOWER | dict(patch_size=8, num_patches=16)
     processor = Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
     config = Siglip2Config(text_config=text, vision_config=vision)
-    return Siglip2Model(config), processor
+    return _as_trained(Siglip2Model(config)), processor
 
 
 def _dual(tokenizer):
@@ -120,9 +128,10 @@ def write_transformers(
     "A small model of transformers with its image processor and tokenizer."
     tokenizer = prompt_tokenizer()
     seed_everything(seed)
-    model, processor = TRANSFORMERS[kind](tokenizer)
-    for part in (model, processor, tokenizer):
-        part.save_pretrained(folder)
+    with quiet_transformers():
+        model, processor = TRANSFORMERS[kind](tokenizer)
+        for part in (model, processor, tokenizer):
+            part.save_pretrained(folder)
     return model.eval()
 
 # %% ../../nbs/7_models/78_standins.ipynb #45aeb985
