@@ -159,7 +159,7 @@ def fit_weights(
     after = _shape_of_positions(filtered)
     if before and after and before[1] > 1 and before != after:
         logger.info(
-            f'{path}: position embedding of {before[1]} tokens resampled to '
+            f'{Path(path).name}: position embedding of {before[1]} tokens resampled to '
             f'{after[1]}, for films of another size than those of its training'
         )
     return filtered
