@@ -553,7 +553,9 @@ def parse_args(
         help=f'auto, own, {", ".join(BENCHMARKS)} (auto); may be repeated with --model',
     )
     task.add_argument(
-        '--prompts', help='JSON file with sentences of your own, see read_prompts'
+        '--prompts',
+        help='JSON file with sentences of your own: label -> [absent, present], each '
+        'a sentence or a list of them',
     )
     task.add_argument(
         '--n_boot', type=int, default=500, help='draws of the bootstrap (%(default)s)'

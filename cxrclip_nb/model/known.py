@@ -111,7 +111,8 @@ KNOWN = (
         licence='Health AI Developer Foundations terms of use',
         image_size=448,
         source='developers.google.com/health-ai-developer-foundations/medsiglip',
-        note='also images of skin, eye, tissue, CT and MRI, in part not public',
+        note='also images of skin, eye, tissue, CT and MRI, in part not public; its '
+        'makers resize without antialiasing, here its image processor decides',
     ),
     Known(
         name='BiomedCLIP',
