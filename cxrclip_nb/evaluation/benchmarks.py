@@ -35,6 +35,7 @@ from cxrclip_nb.core import (
 )
 from ..data.leakage import ORIGINS
 from ..data.tables import open_table
+from .choice import class_scores, zero_shot_choice
 from cxrclip_nb.evaluation.compare import (
     PRECISIONS,
     StoredEmbeddings,
@@ -42,15 +43,13 @@ from cxrclip_nb.evaluation.compare import (
     score_draws,
     show_comparison,
 )
+from .metrics import show_findings
 from cxrclip_nb.evaluation.zeroshot import (
-    class_scores,
     embed_studies,
     evaluable_labels,
     label_matrix,
     pair_scores,
-    show_findings,
     zero_shot,
-    zero_shot_choice,
 )
 from ..model.clip import prompt_pairs
 from ..model.known import About

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..core import CXRError, atomic_path
+from .choice import _has_one, _hits, _recall
 from cxrclip_nb.evaluation.metrics import (
     _known,
     _mean_draws,
@@ -29,7 +30,6 @@ from cxrclip_nb.evaluation.metrics import (
     interval,
     patient_weights,
 )
-from .zeroshot import _has_one, _hits, _recall
 from ..model.clip import film_answers
 from ..model.others import ImageTextModel, model_key
 from ..plots import show_estimates

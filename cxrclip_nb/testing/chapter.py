@@ -6,6 +6,7 @@
 __all__ = ['STYLE', 'NEEDS', 'TOY_NAMES', 'begin_chapter', 'need', 'phantom_model', 'saved_bytes', 'toy_pairs']
 
 # %% ../../nbs/9_evaluation/98_chapter.ipynb #chapter-3
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,16 +29,33 @@ STYLE = {
 }  # of every figure of the course
 
 
+_last_shell = None  # IPython's, of the chapter before in the same process
+
+
+def _forget_last_chapter():
+    "Free the models and loaders that the chapter before has left behind."
+    global _last_shell
+    from IPython import get_ipython  # is there where `nbdev_test` is
+
+    before, _last_shell = _last_shell, get_ipython()
+    if before is not None and before is not _last_shell:
+        plt.close('all')
+        before.reset(new_session=False)
+        gc.collect()
+
+
 def begin_chapter() -> None:
-    """Set the style of the figures; while `nbdev_test` runs, one thread per process.
+    """Set the style of the figures; while `nbdev_test` runs, be a good neighbour.
 
     Several workers with several threads each fight for the cores: on two cores that
-    takes four times as long.
+    takes four times as long. And a worker runs many chapters, of which IPython keeps
+    every name: 4 GB at the end.
     """
     plt.rcParams.update(STYLE)
     if 'IN_TEST' in os.environ:
         torch.set_num_threads(1)
         os.environ['OMP_NUM_THREADS'] = '1'  # for processes that a test starts
+        _forget_last_chapter()
 
 # %% ../../nbs/9_evaluation/98_chapter.ipynb #chapter-10
 NEEDS = {
