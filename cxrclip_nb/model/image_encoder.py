@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import timm
-from .towers import find_tower, fit_weights
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..core import CXRError
+from .towers import find_tower, fit_weights
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-011
 # mean of the patches, class token, top-left patch
