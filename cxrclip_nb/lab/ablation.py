@@ -143,8 +143,8 @@ def differences(
 ) -> pd.DataFrame:
     """All steps of the ablation by all metrics.
 
-    Returns: a row per (step, metric); columns as `paired`; `clear`: 1 or -1 if all seeds
-    and both intervals agree in sign, else 0.
+    Returns: a row per (step, metric); columns as `paired`; `clear`: 1 or -1 if all
+    seeds and both intervals agree in sign, else 0.
     """
     rows = []
     for step, (arm, other) in pairs.items():
