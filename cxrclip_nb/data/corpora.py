@@ -634,10 +634,20 @@ def _mimic_films(root, suffix, left_out):
     )
 
 
+# MIMIC-CXR-JPG 2.1.0 has one table more, and keeps the names of the others
+_MIMIC_EXPERT = 'mimic-cxr-2.1.0-test-set-labeled.csv'
+
+
 def _mimic_labels(root, labeller):
-    "Labels by study."
-    path, rows = _mimic_table(root, labeller, ['study_id'], CHEXPERT_LABELS)
-    kinds = label_kinds(rows, CHEXPERT_LABELS, path)
+    "Labels by study; those of the radiologists are of some test studies alone."
+    columns = list(CHEXPERT_LABELS)
+    if labeller == 'radiologist':
+        columns[columns.index('Lung Opacity')] = 'Airspace Opacity'
+        names = [_MIMIC_EXPERT]
+        path, rows = _read_corpus_table(root, names, ['study_id'], columns)
+    else:
+        path, rows = _mimic_table(root, labeller, ['study_id'], columns)
+    kinds = label_kinds(rows, columns, path)
     return label_lists(one_row_per_study(kinds, 's' + rows.study_id, path.name))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-017
@@ -728,7 +738,8 @@ def read_mimic(
     root: str | Path,
     # films that are not on disk: 'raise', 'few', 'skip', or 'keep' (do not look)
     missing: str = 'raise',
-    labels: str = 'chexpert',  # whose labels: 'chexpert' or 'negbio'
+    # whose labels: 'chexpert', 'negbio', or the 'radiologist' of some test studies
+    labels: str = 'chexpert',
     # folder that holds the reports as files/p10/p10000032/s50414267.txt; none: root
     reports: str | Path | None = None,
     # cuts a report into a list of texts; none: findings and impression
@@ -740,7 +751,7 @@ def read_mimic(
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
     root = _check_root(root, missing)
-    _check_choice('labels', labels, ['chexpert', 'negbio'])
+    _check_choice('labels', labels, ['chexpert', 'negbio', 'radiologist'])
     given = reports is not None
     reports = Path(reports) if given else root
     if not reports.is_dir():
