@@ -33,7 +33,7 @@ from cxrclip_nb.core import (
     pick_device,
     stage,
 )
-from ..data.leakage import ORIGINS
+from ..data.leakage import ORIGINS, PARTS
 from ..data.tables import open_table
 from .choice import class_scores, zero_shot_choice
 from cxrclip_nb.evaluation.compare import (
@@ -167,9 +167,10 @@ def _leakage_reason(task, source):
             'other patients of the same corpus were in training, so this is '
             'not zero-shot in the strict sense'
         )
-    if {source, task.source} == {'rsna', 'siim'}:
-        return 'both took their films from ChestX-ray14'
-    return _SAME_FILMS.get(task.name, _SAME_FILMS.get(source))
+    for part, whole, reason in PARTS:
+        if {part, whole} == {source, task.source}:
+            return reason
+    return f'the films of both are from {ORIGINS[source]}'
 
 
 def leakage_warnings(
