@@ -4,6 +4,9 @@
 from .model.clip import CXRCLIP as CXRCLIP
 from .model.hub import CXRCLIPConfig as CXRCLIPConfig
 from .model.released import load_released as load_released
+from .model.chexficient import load_chexficient as load_chexficient
+from .model.others import ImageTextModel as ImageTextModel
+from .model.others import open_model as open_model
 
 # runs
 from .training.config import TrainConfig as TrainConfig
@@ -12,9 +15,13 @@ from .training.report import evaluate as evaluate
 
 # corpora and tables
 from .data.corpora import read_chexpert as read_chexpert
+from .data.corpora import read_chexpert_plus as read_chexpert_plus
 from .data.corpora import read_mimic as read_mimic
 from .data.corpora import read_nih14 as read_nih14
 from .data.corpora import read_openi as read_openi
+from .data.corpora import read_padchest as read_padchest
+from .data.corpora import read_padchest_gr as read_padchest_gr
+from .data.corpora import read_rexgradient as read_rexgradient
 from .data.corpora import read_rsna as read_rsna
 from .data.corpora import read_siim as read_siim
 from .data.corpora import read_vindr as read_vindr

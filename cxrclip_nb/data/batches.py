@@ -95,7 +95,7 @@ def _side_to_read(boxes, full_size, wanted):
     return math.floor(wanted * min(full_size) / shortest_crop) + 1
 
 
-def _training_views(pair, read, size, rng, detail):
+def _training_views(pair, read, size, rng, detail, interpolation):
     "A view of each of two films [2, S, S]; a film that is both is read once."
     # draw, from the sizes in the headers
     full_size = {film: read.size(film) for film in dict.fromkeys(pair)}
@@ -113,7 +113,7 @@ def _training_views(pair, read, size, rng, detail):
     views = []
     for film, box, clip in drawn:
         small_box = scaled_box(box, full_size[film], pixels[film].shape)
-        views.append(take_view(pixels[film], small_box, clip, size))
+        views.append(take_view(pixels[film], small_box, clip, size, interpolation))
     return np.stack(views)
 
 
@@ -126,6 +126,9 @@ def study_images(
     # training films are decoded at the smallest scale that keeps detail*S pixels a side
     # of each crop
     detail: float = 1.0,
+    # of an evaluation view, see `eval_view`; a training crop is squashed anyway
+    resize: str = 'shortest',
+    interpolation: str = 'bilinear',  # of pixels
 ) -> np.ndarray:  # uint8 [2, S, S]
     """Two images of a study; a file used twice is read once.
 
@@ -136,10 +139,13 @@ def study_images(
     if rng is None:
         i, j = _first_views(row)
         pair = films[i], films[j]
-        views = {film: eval_view(read(film), size) for film in dict.fromkeys(pair)}
+        views = {}
+        for film in dict.fromkeys(pair):
+            views[film] = eval_view(read(film), size, resize, interpolation)
         return np.stack([views[film] for film in pair])
     i, j = sample_views(films, row['views'], rng)
-    return _training_views((films[i], films[j]), read, size, rng, detail)
+    pair = films[i], films[j]
+    return _training_views(pair, read, size, rng, detail, interpolation)
 
 # %% ../../nbs/1_pairs/15_batches.ipynb #ec4378d3
 class StudyDataset(Dataset):
@@ -164,6 +170,8 @@ class StudyDataset(Dataset):
         # 'skip': the item of a study whose film cannot be read is `dict(study_id,
         # skipped=(study, film, reason))`
         on_bad_film: str = 'raise',
+        resize: str = 'shortest',  # of evaluation views, see `eval_view`
+        interpolation: str = 'bilinear',  # of all views, see `eval_view`
     ):
         """Check the table and open the films.
 
@@ -187,6 +195,7 @@ class StudyDataset(Dataset):
         self.bank = bank
         self.detail = detail
         self.on_bad_film = on_bad_film
+        self.how = dict(detail=detail, resize=resize, interpolation=interpolation)
         # shared with workers that live on from epoch to epoch
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -213,7 +222,7 @@ class StudyDataset(Dataset):
         rng = self._rng(k, again)
         draws = rng if self.train else None
         try:
-            images = study_images(study, self.read, self.image_size, draws, self.detail)
+            images = study_images(study, self.read, self.image_size, draws, **self.how)
         except FilmError as e:
             if self.on_bad_film == 'raise':
                 raise

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -698,12 +699,20 @@ def mix(
             'prepare the corpora with the same `films`'
         )
     tables = []
+    counts = Counter()
     for folder in folders:
         table = load_studies(folder / 'studies.parquet')
-        table['study_id'] = f'{folder.name}/' + table.study_id
         origins = [ORIGINS.get(source, folder.name) for source in table.source]
+        counts.update(f'{o}/{s}' for o, s in zip(origins, table.study_id))
+        table['study_id'] = f'{folder.name}/' + table.study_id
         table['patient_id'] = [f'{o}/{p}' for o, p in zip(origins, table.patient_id)]
         tables.append(table)
+    twice = [study for study, n in counts.items() if n > 1]
+    if twice:
+        logger.warning(
+            f'{len(twice):,} studies are in several of these corpora, the first is '
+            f'{twice[0]}: they will be seen as often'
+        )
     save_studies(pd.concat(tables), path)
     return load_studies(path)
 

@@ -178,6 +178,7 @@ def to_film(
     heat,  # [h, w] map of one film (tensor or array)
     shape: Sequence,  # H, W of the film
     size: int,  # the model's image_size
+    resize: str = 'shortest',  # the model's, see `seen_box`
 ) -> np.ndarray:  # float [H, W], NaN where the model saw nothing
     """A map in the film's own pixels.
 
@@ -186,7 +187,7 @@ def to_film(
     heat = np.asarray(heat, float)
     if heat.ndim != 2:
         raise ValueError(f'a map must be [h, w], got {list(heat.shape)}')
-    top, left, box_height, box_width = seen_box(*shape, size)
+    top, left, box_height, box_width = seen_box(*shape, size, resize)
     # 0..1 over the square
     y = (np.arange(shape[0]) + 0.5 - top) / box_height
     x = (np.arange(shape[1]) + 0.5 - left) / box_width

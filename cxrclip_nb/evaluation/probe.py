@@ -35,6 +35,7 @@ from ..data.studies import SPLITS
 from .metrics import auroc, interval, patient_weights
 from .zeroshot import label_matrix
 from ..model.clip import CXRCLIP, encode_films, prepare_films
+from ..model.others import model_key
 from ..optim import lr_factor, make_accelerator, param_groups
 from ..plots import PALETTE
 from ..text.labels import LABELS
@@ -44,7 +45,8 @@ FEATURES = ('encoder', 'joint')
 
 
 def film_features(
-    model: CXRCLIP,  # in any mode; it comes back in the same
+    # a CXRCLIP, or another model of `open_model` for 'joint'; in any mode
+    model: nn.Module,
     films: Sequence[str],  # paths below root
     root: str | Path,  # folder of the films, or a film cache
     # 'encoder': before the projection; 'joint': unit vectors of the joint space
@@ -59,12 +61,19 @@ def film_features(
     """
     if features not in FEATURES:
         raise ValueError(f'features must be one of {FEATURES}, got {features!r}')
+    how = (root, batch_size, num_workers)
+    if features == 'joint':
+        return model.embed_films(films, *how).numpy()
+    if not isinstance(model, CXRCLIP):
+        raise ValueError(
+            f"features 'encoder' are those of a CXRCLIP; of a {type(model).__name__} "
+            "there are 'joint' ones"
+        )
 
     def before_projection(x):
         return model.image_encoder(model.prepare(x))
 
-    encode = model.encode_image if features == 'joint' else before_projection
-    return encode_films(model, films, encode, root, batch_size, num_workers).numpy()
+    return encode_films(model, films, before_projection, *how).numpy()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #1b58d2c2
 def _weight_bytes(x):
@@ -82,12 +91,16 @@ def _stamp(path):
 
 
 def features_key(
-    model: CXRCLIP,
+    model: nn.Module,  # a CXRCLIP, or another model of `open_model`
     films: Sequence[str],  # paths below root
     root: str | Path,  # folder of the films, or a film cache
     features: str = 'encoder',
 ) -> str:  # 32 letters
     "Fingerprint of the image tower, its preprocessing, and the films."
+    stamps = [(str(f), _stamp(Path(root) / f)) for f in films]
+    if not isinstance(model, CXRCLIP):
+        facts = repr((model_key(model), features, stamps))
+        return hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
     weights = model.image_encoder.state_dict()
     for name, x in model.image_projection.state_dict().items():
         weights[f'projection.{name}'] = x
@@ -95,13 +108,14 @@ def features_key(
     for name, x in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(_weight_bytes(x))
-    stamps = [(str(f), _stamp(Path(root) / f)) for f in films]
     c = model.config
     settings = (
         features,
         c.image_encoder,
         c.image_pool,
         c.image_size,
+        c.resize,
+        c.interpolation,
         c.image_mean,
         c.image_std,
         stamps,
@@ -456,12 +470,14 @@ class LabelledFilms(Dataset):
         truth: np.ndarray,  # [N, C] 1, 0 or NaN (unknown)
         size: int,  # S, pixels
         seed: int = 0,
+        interpolation: str = 'bilinear',  # as the model's configuration says
     ):
         self.rows = studies.to_dict('records')
         self.read = open_films(root)
         self.truth = torch.tensor(truth, dtype=torch.float32)
         self.size = size
         self.seed = seed
+        self.interpolation = interpolation
         # the epoch; worker processes see it change
         self.counter = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -471,7 +487,8 @@ class LabelledFilms(Dataset):
     def __getitem__(self, k: int) -> dict:
         row = self.rows[k]
         rng = rng_for(self.seed, 'probe', int(self.counter), k)
-        images = study_images(row, self.read, self.size, rng)
+        how = dict(interpolation=self.interpolation)
+        images = study_images(row, self.read, self.size, rng, **how)
         return dict(
             images=torch.from_numpy(images)[:, None],
             truth=self.truth[k],
@@ -605,9 +622,10 @@ def fresh_weights(
     return new.to(model.device).eval()
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #3ac8e094
-def _train_loader(studies, root, truth, size, config, seed):
+def _train_loader(studies, root, truth, model, config, seed):
     "Labelled films in the order of `seed`, in whole batches."
-    data = LabelledFilms(studies, root, truth, size, seed)
+    size, interpolation = model.config.image_size, model.config.interpolation
+    data = LabelledFilms(studies, root, truth, size, seed, interpolation)
     return DataLoader(
         data,
         min(config.batch_size, len(data)),
@@ -637,9 +655,8 @@ def fine_tune(
     labels, truth, left_out = _evaluable(studies, labels, masks)
     sample = _sample(studies, masks, share, seed)
     valid, test = studies[masks['valid']], studies[masks['test']]
-    size = model.config.image_size
     seed_everything(seed)
-    loader = _train_loader(studies[sample], root, truth[sample], size, config, seed)
+    loader = _train_loader(studies[sample], root, truth[sample], model, config, seed)
 
     def scores_of(classifier, part):
         return predict(classifier, part, root, num_workers=config.num_workers)

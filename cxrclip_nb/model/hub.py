@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..core import CXRError
+from ..data.augment import INTERPOLATIONS, RESIZES
 from .image_encoder import IMAGE_POOLS, check_tensors
 from .text_encoder import TEXT_POOLS
 from ..text.bank import PROMPTS_VERSION
@@ -32,6 +33,8 @@ def _in_range(c):
         image_pool=c.image_pool in IMAGE_POOLS,
         text_pool=c.text_pool in TEXT_POOLS,
         image_size=c.image_size > 0,
+        resize=c.resize in RESIZES,
+        interpolation=c.interpolation in INTERPOLATIONS,
         embed_dim=c.embed_dim > 0,
         max_length=c.max_length > 2,
         temperature=c.temperature > 0,
@@ -51,6 +54,8 @@ class CXRCLIPConfig:
     # timm's name; the paper: 'resnet50', 'swin_tiny_patch4_window7_224'
     image_encoder: str = 'resnet10t'
     image_size: int = 224  # pixels a side
+    resize: str = 'shortest'  # shortest: its middle | squash: all of the film
+    interpolation: str = 'bilinear'  # bilinear | bicubic
     image_pool: str = 'avg'  # avg | token | first
     # three channels, in 0..1; None: as timm says for the encoder
     image_mean: tuple | None = None
@@ -318,6 +323,8 @@ model.zero_shot(['film.png'], {'Pneumothorax': ('No pneumothorax.', 'Pneumothora
 | {{ d.source }} | {{ d.train or 0 }} | {{ d.valid or 0 }} | {{ d.test or 0 }} |
 {% endfor %}
 Studies. Labels became sentences by prompts of version `{{ config.prompts_version }}`.
+{% elif about.trained_on %}
+Trained on {{ about.trained_on | join(', ') }}, as {{ about.source }} says.
 {% else %}
 Not recorded.
 {% endif %}
@@ -341,8 +348,10 @@ Nothing.
 {% endif %}
 ## Preprocessing
 
-`embed_films` does it: grey, the shorter side to {{ config.image_size }} pixels, \
-the middle, mean {{ config.image_mean }}, spread {{ config.image_std }}.
+`embed_films` does it: grey, {% if config.resize == 'squash' %}\
+all of it to {{ config.image_size }} x {{ config.image_size }} pixels\
+{% else %}the shorter side to {{ config.image_size }} pixels, the middle{% endif %}, \
+{{ config.interpolation }}, mean {{ config.image_mean }}, spread {{ config.image_std }}.
 Texts: at most {{ config.max_length }} tokens\
 {{ '' if tokenizer else ' (no tokenizer is with it, so it takes token ids only)' }}. \
 Towers: {{ config.image_encoder }}, pool {{ config.image_pool }}; \

@@ -16,6 +16,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..core import CXRError
+from .towers import find_tower, fit_weights
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-011
 # mean of the patches, class token, top-left patch
@@ -88,7 +89,8 @@ def _check_name(name):
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #e6c566b6
 def make_backbone(
-    # timm's name, e.g. 'resnet50', 'swin_tiny_patch4_window7_224', 'resnet50.a1_in1k'
+    # timm's name, e.g. 'resnet50', 'swin_tiny_patch4_window7_224', 'resnet50.a1_in1k';
+    # 'local-dir:folder' or 'hf-hub:user/model', see the chapter 79_towers
     name: str,
     image_size: int = 224,  # pixels a side
     # True: timm's weights (network or cache); a path: a local weights file
@@ -100,9 +102,15 @@ def make_backbone(
     Raises: `CXRError` naming close matches, or what to do if the weights can't be
     had.
     """
-    _check_name(name)
+    place = find_tower(name)
+    more = {}
+    if place is None:
+        _check_name(name)
+    elif place.weights is not None:  # a folder; its weights are checked below
+        name, more = place.architecture, dict(pretrained_cfg=place.settings)
+        pretrained = place.weights if pretrained is True else pretrained
     try:
-        net, fixed = _build(name, image_size, pretrained=pretrained is True)
+        net, fixed = _build(name, image_size, pretrained=pretrained is True, **more)
     except AssertionError as e:
         raise CXRError(f'{name} cannot be built without its own pooling: {e}') from e
     except Exception as e:
@@ -173,7 +181,8 @@ def check_tensors(
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #fd5c142e
 def load_backbone(
     net: nn.Module,  # a timm net without its classifier
-    path: str | Path,  # .safetensors, or .pth/.pt holding tensors only; timm's names
+    # .safetensors, or .pth/.pt holding tensors only; names that timm understands
+    path: str | Path,
 ) -> None:
     """Read weights from a local file into `net`.
 
@@ -189,6 +198,7 @@ def load_backbone(
         ) from e
     state = _without_head(net, state)
     _spread_grey(net, state)
+    state = fit_weights(net, state, path)
     try:
         check_tensors(state, net.state_dict())
     except CXRError as e:
@@ -248,7 +258,8 @@ class ImageEncoder(nn.Module):
         net, fixed = make_backbone(name, image_size, pretrained)
         statistics = resolve_model_data_config(net)
         self.backbone = net
-        self.name = name
+        place = find_tower(name)
+        self.name = name if place is None else place.architecture
         self.pool = pool
         self.fixed_size = image_size if fixed else None
         self.width = getattr(net, 'head_hidden_size', None) or net.num_features  # F

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['logger', 'INERT', 'MOST', 'SWIN_NAMES', 'TEXT', 'IMAGE', 'ABOUT', 'HALF', 'RESNET', 'SWIN', 'LEFTOVERS', 'StandIn',
-           'read_released', 'swin_names', 'released_names', 'bert_config', 'is_swin', 'released_config',
-           'fill_released', 'load_released', 'main']
+           'read_inert', 'read_released', 'swin_names', 'released_names', 'bert_config', 'is_swin', 'released_config',
+           'fill_released', 'tokenizer_of', 'what_is_known', 'load_released', 'main']
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-003
 import argparse
@@ -27,6 +27,7 @@ from ..core import CXRError, end_parser, log_to_terminal
 from .clip import CXRCLIP
 from .hub import CheckpointError, CXRCLIPConfig, check_is_checkpoint
 from .image_encoder import check_tensors
+from .known import find_known
 from .text_encoder import text_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,9 @@ def _refusal(path, error):
     )
 
 
-def _read_inert(path):
+def read_inert(
+    path: str | Path,  # a file of torch.save
+):
     """The objects in a file of `torch.save`, nothing of it run.
 
     Raises: `CheckpointError` naming what is not allowed.
@@ -201,7 +204,7 @@ def read_released(
     dictionaries and lists.
     Raises: `CheckpointError` naming what is missing, out of place or not allowed.
     """
-    raw = _read_inert(path)
+    raw = read_inert(path)
     try:
         _check_parts(raw)
         state = dict(raw.pop('model'))
@@ -418,8 +421,13 @@ def fill_released(
     model.load_state_dict(ours)
 
 # %% ../../nbs/7_models/72_released.ipynb #33-released-027
-def _tokenizer(given):
-    "The tokenizer itself, or that of a folder or hub name."
+def tokenizer_of(
+    given: PreTrainedTokenizerBase | str | Path | None,  # itself, a folder, a hub name
+) -> PreTrainedTokenizerBase | None:  # None if none was given
+    """The tokenizer itself, or that of a folder or hub name.
+
+    Raises: `CXRError` if it can't be had.
+    """
     if given is None or isinstance(given, PreTrainedTokenizerBase):
         return given
     try:
@@ -452,6 +460,19 @@ def _advise(model):
         )
 
 
+def what_is_known(
+    name: str | Path,  # of a published model, see `find_known`
+) -> dict:  # for `about` of a configuration; empty if it is not in the table
+    "What the table of known models says of training and licence."
+    known = find_known(name)
+    if known is None:
+        return {}
+    facts = dict(licence=known.licence, source=known.source, note=known.note)
+    if known.trained_on is not None:
+        facts['trained_on'] = list(known.trained_on)
+    return facts
+
+
 def load_released(
     path: str | Path,  # a released .tar, e.g. 'r50_mcc.tar'
     # that of Bio_ClinicalBERT: itself, a folder or a hub name
@@ -462,12 +483,13 @@ def load_released(
     Raises: `CheckpointError` naming what is missing, unknown, misshapen or not allowed.
     """
     state, config = read_released(path)
-    tokenizer = _tokenizer(tokenizer)
+    tokenizer = tokenizer_of(tokenizer)
     try:
         model = CXRCLIP(released_config(state, config), tokenizer)
         fill_released(model, state)
     except CXRError as e:
         raise CheckpointError(f'{path}: {e}') from e
+    model.config.about = ABOUT | what_is_known(path)
     _advise(model)
     return model.eval()
 

@@ -144,6 +144,11 @@ def text_config(
         found = _config_of_dict(TINY_BERT)
     else:
         found = _read('configuration', name, lambda: _named_config(name))
+    if getattr(found, 'is_encoder_decoder', False):
+        raise CXRError(
+            f'text encoder {name!r} is an encoder-decoder ({found.model_type}), which '
+            'is not read here; take an encoder such as a BERT'
+        )
     if vocab_size is not None:
         found.vocab_size = vocab_size
     return found
@@ -162,9 +167,12 @@ def text_tokenizer(
     except OSError:
         model_type = None  # a folder with a tokenizer alone
     kind = BertTokenizerFast if model_type in BERT_BY_NAME else AutoTokenizer
-    return _read(
+    tokenizer = _read(
         'tokenizer', name, lambda: kind.from_pretrained(name, trust_remote_code=False)
     )
+    if tokenizer.pad_token is None:  # any will do: padding is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-030
 def _load_text(name, config):

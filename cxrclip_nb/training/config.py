@@ -71,7 +71,9 @@ class ModelOptions:
     _argument_group_name = 'model'
 
     image_encoder: str = _opt(
-        'test_resnet', "any timm backbone; the default is timm's smallest ResNet"
+        'test_resnet',
+        "any timm backbone, also as 'local-dir:folder' or 'hf-hub:user/model'; the "
+        "default is timm's smallest ResNet",
     )
     text_encoder: str = _opt(
         CXRCLIPConfig.text_encoder,
@@ -88,6 +90,14 @@ class ModelOptions:
     )
     image_size: int = _opt(
         64, 'side of the film that the encoder sees, in pixels; the paper: 224'
+    )
+    resize: Literal['shortest', 'squash'] = _opt(
+        CXRCLIPConfig.resize,
+        "how a film becomes a square where nothing is random: 'shortest', the "
+        "middle of its shorter side; 'squash', all of it",
+    )
+    interpolation: Literal['bilinear', 'bicubic'] = _opt(
+        CXRCLIPConfig.interpolation, 'of the pixels of a resized film'
     )
     embed_dim: int = _opt(CXRCLIPConfig.embed_dim, 'width D of the joint space')
     vocab_size: int = _opt(2000, "words of the tokeniser trained for 'tiny'")

@@ -204,6 +204,8 @@ class Trainer:
             self.studies[self.studies.split == split],
             self.root,
             image_size=self.options.model.image_size,
+            resize=self.options.model.resize,
+            interpolation=self.options.model.interpolation,
             train=split == 'train',
             seed=self.options.optim.seed,
             bank=self.bank,
