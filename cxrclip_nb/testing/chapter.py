@@ -7,6 +7,7 @@ __all__ = ['STYLE', 'NEEDS', 'TOY_NAMES', 'begin_chapter', 'need', 'phantom_mode
 
 # %% ../../nbs/9_evaluation/98_chapter.ipynb #chapter-3
 import gc
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def _forget_last_chapter():
     if before is not None and before is not _last_shell:
         plt.close('all')
         before.reset(new_session=False)
+        logging.getLogger('__main__').handlers.clear()  # of classes now gone
         gc.collect()
 
 

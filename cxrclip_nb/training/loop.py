@@ -50,13 +50,13 @@ from cxrclip_nb.training.resume import (
     save_state,
 )
 from cxrclip_nb.training.setup import (
+    RunLock,
     build_model,
     build_tokenizer,
     check_disk,
     clear_temporaries,
     fingerprint,
     freed_bytes,
-    lock_run,
     move_old_run_aside,
     open_studies,
     run_bytes,
@@ -312,7 +312,7 @@ class Trainer:
         "One process locks and clears the folder and looks; all follow."
         found = [False]
         if self.is_main:
-            self.lock = lock_run(self.dir)
+            self.lock = RunLock(self.dir)
             clear_temporaries(self.dir)
             found = [(self.dir / 'last.pt').exists()]
         broadcast_object_list(found)
@@ -405,12 +405,14 @@ class Trainer:
         Raises: `TrainingStopped` on SIGTERM and SIGINT, with the state saved.
         """
         with self.stop, self._progress_bar() as self.bar:
-            self._stop_if_signalled()
             try:
+                self._stop_if_signalled()
                 while not self.is_done:
                     self._fit_epoch()
-            except RuntimeError as e:
-                self._explain_dead_worker(e)
+            except BaseException as e:
+                self.close()  # whoever goes on from here makes another run
+                if isinstance(e, RuntimeError):
+                    self._explain_dead_worker(e)
                 raise
 
     def _fit_epoch(self):
@@ -599,9 +601,7 @@ class Trainer:
     def close(self) -> None:
         "Let other runs into the folder; the end of the process does it, too."
         if self.lock is not None:
-            Path(self.lock.lock_file).unlink(missing_ok=True)
             self.lock.release()
-            self.lock = None
 
     def _write_results(self, model, history, step):
         "Evaluate the model and write `model/`, `metrics.json` and `curves.png`."
