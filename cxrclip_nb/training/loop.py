@@ -9,6 +9,7 @@ __all__ = ['logger', 'TrainResult', 'Trainer', 'train', 'main']
 import json
 import logging
 import math
+import multiprocessing
 import os
 import statistics
 import sys
@@ -55,6 +56,7 @@ from cxrclip_nb.training.setup import (
     clear_temporaries,
     fingerprint,
     freed_bytes,
+    lock_run,
     move_old_run_aside,
     open_studies,
     run_bytes,
@@ -153,6 +155,8 @@ class Trainer:
         self.last_valid = None  # the latest validation loss
         self.skipped = {}  # film that could not be read -> its study
         self.stop = StopSignals()  # the signal that it was sent
+        self.lock = None  # of the folder, from `begin` on
+        self.workers = set()  # the loader's processes
         self._make_accelerator()
         self._open_data()
         self._make_model()
@@ -303,9 +307,10 @@ class Trainer:
         open_tracker(self.accelerator, self.step)
 
     def _will_resume(self):
-        "One process clears the folder and looks; all follow."
+        "One process locks and clears the folder and looks; all follow."
         found = [False]
         if self.is_main:
+            self.lock = lock_run(self.dir)
             clear_temporaries(self.dir)
             found = [(self.dir / 'last.pt').exists()]
         broadcast_object_list(found)
@@ -319,6 +324,11 @@ class Trainer:
         self.optimizer.load_state_dict(state['optimizer'])
         if self.accelerator.scaler and state['scaler']:
             self.accelerator.scaler.load_state_dict(state['scaler'])
+        if not 0 <= state['step'] <= self.total_steps:
+            raise CXRError(
+                f'{self.dir / "last.pt"} is of step {state["step"]}, of a run of '
+                f'{self.total_steps}; start a new run without resume'
+            )
         self.step = self.saved_step = state['step']
         self.history = state['history']
         self.untrained = state['untrained']
@@ -394,8 +404,12 @@ class Trainer:
         """
         with self.stop, self._progress_bar() as self.bar:
             self._stop_if_signalled()
-            while not self.is_done:
-                self._fit_epoch()
+            try:
+                while not self.is_done:
+                    self._fit_epoch()
+            except RuntimeError as e:
+                self._explain_dead_worker(e)
+                raise
 
     def _fit_epoch(self):
         "The steps of an epoch that are still to come."
@@ -436,8 +450,20 @@ class Trainer:
             batches.set_epoch(epoch)  # what is left is a loader of its own
         return self._with_skips_logged(batches)
 
+    def _explain_dead_worker(self, error):
+        "`CXRError` if a loader's process has died: PyTorch calls that a RuntimeError."
+        for worker in self.workers:
+            if worker.exitcode:  # 0 is a good end, None none
+                raise CXRError(
+                    f'loader process {worker.pid} ended with {worker.exitcode} in step '
+                    f'{self.step + 1} (-9: killed, often for want of memory); '
+                    f'{self.dir / "last.pt"} is of step {self.saved_step}: go on with '
+                    'resume and fewer num_workers'
+                ) from error
+
     def _with_skips_logged(self, loader):
         for batch in loader:
+            self.workers.update(multiprocessing.active_children())
             self._log_skipped(batch.get('skipped', ()))
             yield batch
 
@@ -565,7 +591,15 @@ class Trainer:
         track(self.accelerator, metrics, self.step, flush=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
+        self.close()
         return TrainResult(model, history, metrics, self.dir)
+
+    def close(self) -> None:
+        "Let other runs into the folder; the end of the process does it, too."
+        if self.lock is not None:
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+            self.lock.release()
+            self.lock = None
 
     def _write_results(self, model, history, step):
         "Evaluate the model and write `model/`, `metrics.json` and `curves.png`."
@@ -583,10 +617,13 @@ class Trainer:
 def train(config: TrainConfig) -> TrainResult:
     "A whole run: open the data, train or resume, evaluate, write to `output_dir`."
     trainer = Trainer(config)
-    with trainer.stop:
-        trainer.begin()
-        trainer.fit()
-        return trainer.finish()
+    try:
+        with trainer.stop:
+            trainer.begin()
+            trainer.fit()
+            return trainer.finish()
+    finally:
+        trainer.close()
 
 # %% ../../nbs/8_training/86_train.ipynb #8c0bffd2
 def _print_result(result):

@@ -10,6 +10,7 @@ import pickle
 import signal
 import threading
 import time
+import zipfile
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,17 +84,55 @@ def save_checkpoint(
         model.save_pretrained(folder)
 
 # %% ../../nbs/8_training/84_resume.ipynb #44a83407
+# what a state holds
+_KINDS = dict(
+    model=Mapping,
+    optimizer=Mapping,
+    step=int,
+    history=list,
+    untrained=Mapping,
+    config=Mapping,
+    data=str,
+    scaler=Mapping,
+)
+_NO_STATE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)  # what reading another file ends in
+
+
 def _read_state(path):
-    "What `save_state` wrote, on the CPU."
+    "What `save_state` wrote, on the CPU, every bit of it as it was written."
     try:
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()  # torch.load compares no checksum
+        if damaged:
+            raise ValueError(f'{damaged} has changed since it was written')
         return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
+    except _NO_STATE as e:
         raise CXRError(
             f'{path} is not a state that can be read ({type(e).__name__}: '
             f'{str(e)[:80]}); start a new run without resume'
         ) from e
+
+
+def _check_kinds(path, state):
+    "`CXRError` if a file holds something else than a state."
+    wrong = []
+    for name, kind in _KINDS.items():
+        if not isinstance(state, Mapping) or not isinstance(state.get(name), kind):
+            wrong.append(name)
+    if wrong:
+        raise CXRError(
+            f'{path} is not the state of a run: {", ".join(wrong)} missing or of '
+            'another kind; start a new run without resume'
+        )
 
 
 def load_state(
@@ -107,6 +146,7 @@ def load_state(
     it, or says that the data do, or that the file is no state.
     """
     state = _read_state(path)
+    _check_kinds(path, state)
     differences = []
     for name, then in state['config'].items():
         if name not in MAY_CHANGE_ON_RESUME and then != options.get(name):
