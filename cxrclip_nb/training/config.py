@@ -237,8 +237,8 @@ AT_MOST = dict(
 )
 
 # %% ../../nbs/8_training/81_config.ipynb #f24a1fe5
-def _value_faults(config):
-    "A sentence for each option whose own value cannot work."
+def _range_faults(config):
+    "A sentence for each number that is too low or too high."
     for lowest, names in AT_LEAST.items():
         for name in names:
             value = getattr(config, name)
@@ -252,6 +252,10 @@ def _value_faults(config):
         value = getattr(config, name)
         if not value > 0:
             yield f'{name} must be above 0, got {value}'
+
+
+def _choice_faults(config):
+    "A sentence for each option that is none of its choices."
     for option in fields(config):
         value = getattr(config, option.name)
         if get_origin(option.type) is Literal and value not in get_args(option.type):
@@ -261,7 +265,8 @@ def _value_faults(config):
 
 def _faults(config):
     "What cannot work in a configuration, a sentence each."
-    yield from _value_faults(config)
+    yield from _range_faults(config)
+    yield from _choice_faults(config)
     if not config.batch_size >= 2:
         yield (
             f'batch_size must be at least 2, got {config.batch_size}: a contrastive '
