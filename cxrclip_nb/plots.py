@@ -408,7 +408,7 @@ def _card(ax, x, y, width, height, color='white', edge='.8'):
 
 
 def _study(ax, bottom, height, head, films, texts, labels=''):
-    "A study as a row: two films, two texts; above the texts the labels they tell."
+    "A study as a row: two films, two texts, and the labels that these are made of."
     _card(ax, 0.1, bottom, 6.12, height, '.95', 'none')
     top, text_top = bottom + height, bottom + _BOTTOM + _SIDE
     _write(ax, 0.22, top - 0.16, head, ha='left', fontweight='bold')
@@ -417,9 +417,13 @@ def _study(ax, bottom, height, head, films, texts, labels=''):
         ax.imshow(film, cmap='gray', vmin=0, vmax=255, extent=place, zorder=2)
     if labels:
         _write(ax, 4.7, top - 0.16, labels)
+        # one bracket under all labels: each text is made of all of them
+        low = top - 0.3
+        ends = [(3.3, low + 0.06), (3.3, low), (6.12, low), (6.12, low + 0.06)]
+        ax.plot(*zip(*ends), color=_INK, lw=2, solid_joinstyle='round')
         for x in (3.97, 5.44):
-            _arrow(ax, (x, top - 0.27), (x, text_top + 0.02))
-        _write(ax, 4.7, text_top + 0.14, 'prompts', style='italic')
+            _arrow(ax, (x, low), (x, text_top + 0.02))
+        _write(ax, 4.7, text_top + 0.11, 'prompts', style='italic')
     for (x, width), text in zip(_COLUMNS[2:], texts):
         _card(ax, x, bottom + _BOTTOM, width, _SIDE)
         lines = textwrap.fill(text, 21)
@@ -536,7 +540,7 @@ def show_method(
         for i, label in enumerate(sets):
             start = middle - 1.26 + 1.3 * i
             _vectors(ax, start, 1.22, label, color, 2 * k + i)
-    _write(ax, 3.2, 1.88, '... a batch of B studies', style='italic')
+    _write(ax, 3.2, 1.88, '... a batch of B studies (here 3)', style='italic')
     _write(ax, 3.2, 0.12, 'vectors of length 1, a row per study', style='italic')
     _bus(ax, [(6.02, 0.67), (6.34, 0.67), (6.34, 6.22), (6.95, 6.22)])
     _write(ax, 8.2, 6.22, 'every set with every other', fontweight='bold', fontsize=10)

@@ -70,7 +70,8 @@ def longest(m, ids, mask):
 
 
 def groups(m, ids, mask):
-    from cxrclip_nb.model.text_encoder import encode_grouped, text_lengths
+    from cxrclip_nb.model.packing import encode_grouped
+    from cxrclip_nb.model.text_encoder import text_lengths
 
     return encode_grouped(
         m.text_encoder,

@@ -14,7 +14,7 @@ from ..core import CXRError
 from ..text.prompts import expand
 from ..text.reports import shuffle_sentences
 
-# %% ../../nbs/1_pairs/13_sampling.ipynb #20-sampling-012
+
 def _refuse_text(value, name):
     """`ValueError` for one text in place of a list of texts.
 
@@ -26,7 +26,7 @@ def _refuse_text(value, name):
             f'{name} must be a list of texts, got {kind} {str(value)[:40]!r}'
         )
 
-
+# %% ../../nbs/1_pairs/13_sampling.ipynb #20-sampling-012
 def _films_by_view(images, views):
     "Indices of the films of each view, one list per view; a path counts once."
     first_place = {}  # path -> where it stands first

@@ -30,13 +30,13 @@ from cxrclip_nb.core import (
 )
 from ..data.leakage import ORIGINS
 from ..data.tables import open_table
+from .choice import zero_shot_choice
+from .metrics import show_findings
 from cxrclip_nb.evaluation.zeroshot import (
     embed_studies,
     evaluable_labels,
     label_matrix,
-    show_findings,
     zero_shot,
-    zero_shot_choice,
 )
 from ..model.clip import CXRCLIP
 from ..text.labels import FIVE, NIH_LABELS

@@ -17,16 +17,13 @@ import numpy as np
 import pandas as pd
 
 from ..core import atomic_path, progress, rng_for
+from ..data.drawing import ZONE_Y, Finding, draw_film, sample_anatomy
 from cxrclip_nb.data.phantoms import (
     DENIED,
     FINDINGS,
     VERSION,
     VISITS,
     WORDING,
-    ZONE_Y,
-    Finding,
-    draw_film,
-    sample_anatomy,
     sample_finding,
     write_report,
 )

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from ..core import CXRError
 from .image_encoder import IMAGE_POOLS, check_tensors
 from .text_encoder import TEXT_POOLS
-from ..text.prompts import PROMPTS_VERSION
+from ..text.bank import PROMPTS_VERSION
 
 # %% ../../nbs/7_models/71_hub.ipynb #2eeee7fb
 def _in_range(c):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKABLE', 'length_groups', 'plan_groups', 'to_device', 'Pack', 'pack_texts', 'attend_by_text', 'attend_in_groups',
-           'row_attention', 'reads_rows', 'first_position', 'read_rows', 'hidden_row']
+           'row_attention', 'reads_rows', 'first_position', 'read_rows', 'hidden_row', 'pool_row', 'encode_packed',
+           'encode_grouped']
 
 # %% ../../nbs/7_models/70_packing.ipynb #9469737e
 import math
@@ -253,3 +254,52 @@ def hidden_row(
         pack=pack,
     )
     return row.last_hidden_state[0], lengths
+
+# %% ../../nbs/7_models/70_packing.ipynb #128a7c76
+def pool_row(
+    states: Tensor,  # [T, F] hidden states of texts laid end to end
+    lengths: np.ndarray,  # int [B] tokens per text, together T
+    pool: str = 'eos',  # one of TEXT_POOLS
+) -> Tensor:  # [B, F]
+    "One vector a text from a row."
+    if pool == 'mean':
+        texts = states.split(lengths.tolist())
+        return torch.stack([text.mean(0) for text in texts])
+    ends = lengths.cumsum()
+    places = ends - lengths if pool == 'cls' else ends - 1
+    return states[to_device(places, states.device)]
+
+
+def encode_packed(
+    enc: nn.Module,  # a TextEncoder that `packs`
+    ids: Tensor,  # [B, L]
+    mask: Tensor,  # [B, L]
+    lengths: np.ndarray | None,  # int [B] real tokens per text, see hidden_row
+) -> Tensor:  # [B, F]
+    """All texts as one row.
+
+    Attention goes text by text on a CPU, in four groups elsewhere, unless
+    `enc.n_groups` says in how many.
+    """
+    n_groups = enc.n_groups
+    if n_groups is None and ids.device.type != 'cpu':
+        n_groups = 4
+    states, lengths = hidden_row(enc.net, ids, mask, n_groups, lengths)
+    return pool_row(states, lengths, enc.pool)
+
+# %% ../../nbs/7_models/70_packing.ipynb #3e46d622
+def encode_grouped(
+    enc: nn.Module,  # a TextEncoder
+    ids: Tensor,  # [B, L]
+    mask: Tensor,  # [B, L]
+    lengths: np.ndarray,  # int [B] as `text_lengths`
+) -> Tensor:  # [B, F]
+    "Group after group, each trimmed to its own longest text."
+    order = []
+    vectors = []
+    for group, width in plan_groups(lengths, enc.n_groups or 4):
+        rows = to_device(group, ids.device)
+        order.append(group)
+        vectors.append(enc.encode(ids[rows, :width], mask[rows, :width]))
+    back = np.argsort(np.concatenate(order))
+    return torch.cat(vectors)[to_device(back, ids.device)]

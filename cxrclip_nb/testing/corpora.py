@@ -21,11 +21,10 @@ import numpy as np
 import pandas as pd
 
 from ..core import rng_for
+from ..data.drawing import Finding, draw_film
 from cxrclip_nb.data.phantoms import (
     FINDINGS,
     VISITS,
-    Finding,
-    draw_film,
     plan_patient,
     sample_finding,
     write_report,
@@ -1095,7 +1094,8 @@ from xml.sax.saxutils import escape
 import pandas as pd
 
 from ..core import atomic_path
-from ..data.phantoms import Finding, write_report
+from ..data.drawing import Finding
+from ..data.phantoms import write_report
 from ..data.studies import COLUMNS, split_by_patient, validate_studies
 
 # %% ../../nbs/5_basics/59_lookalikes.ipynb #12-lookalikes-008

@@ -29,7 +29,7 @@ from ..data.batches import MixedSampler, StudyDataset, make_loader
 from ..model.clip import CXRCLIP
 from ..model.hub import check_is_checkpoint
 from ..optim import make_accelerator
-from ..text.prompts import load_bank
+from ..text.bank import load_bank
 from .config import TrainConfig, parse_command, parse_mix
 from cxrclip_nb.training.report import (
     about_run,

@@ -27,8 +27,9 @@ from ..data.studies import LABEL_COLUMNS, validate_studies
 from ..data.tables import open_table
 from ..model.clip import CXRCLIP
 from ..model.text_encoder import text_tokenizer
+from ..text.bank import bank_version
 from ..text.labels import LABELS
-from ..text.prompts import bank_version, class_prompts
+from ..text.prompts import class_prompts
 from .config import DataOptions, ModelOptions
 
 logger = logging.getLogger(__name__)
