@@ -19,6 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from ..core import atomic_path, progress, rng_for
 from .drawing import ZONE_Y, Finding, draw_film, sample_anatomy
@@ -569,6 +570,29 @@ def _is_complete(root, card):
     return json.loads(done.read_text()) == card
 
 
+def _draw_all(root, card, workers):
+    "Draw films and table; `phantoms.json` comes last."
+    n_studies, size, seed = card['n_studies'], card['size'], card['seed']
+    done = root / 'phantoms.json'
+    done.unlink(missing_ok=True)
+    (root / 'images').mkdir(exist_ok=True)
+    # of another seed, size or version
+    for old in (root / 'images').glob('p*_s*_*.jpg'):
+        old.unlink()
+    plans, table = plan_studies(n_studies, seed)
+
+    def write(plan, images):
+        _write_films(plan, images, root, size, seed)
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        jobs = pool.map(write, plans, table.images)
+        for _ in progress(jobs, total=n_studies, desc='phantoms', unit='study'):
+            pass
+    save_studies(table, root / 'studies.parquet')
+    with atomic_path(done) as tmp:
+        tmp.write_text(json.dumps(card))
+
+
 def make_phantoms(
     # folder to write to: images/*.jpg, studies.parquet, phantoms.json
     root: str | Path,
@@ -587,26 +611,11 @@ def make_phantoms(
         )
     root = Path(root)
     card = dict(version=VERSION, n_studies=n_studies, size=size, seed=seed)
-    if _is_complete(root, card):
-        return load_studies(root / 'studies.parquet')
-    done = root / 'phantoms.json'
-    done.unlink(missing_ok=True)
-    (root / 'images').mkdir(parents=True, exist_ok=True)
-    # of another seed, size or version
-    for old in (root / 'images').glob('p*_s*_*.jpg'):
-        old.unlink()
-    plans, table = plan_studies(n_studies, seed)
-
-    def write(plan, images):
-        _write_films(plan, images, root, size, seed)
-
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        jobs = pool.map(write, plans, table.images)
-        for _ in progress(jobs, total=n_studies, desc='phantoms', unit='study'):
-            pass
-    save_studies(table, root / 'studies.parquet')
-    with atomic_path(done) as tmp:
-        tmp.write_text(json.dumps(card))
+    if not _is_complete(root, card):
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / '.lock'):  # another process may be drawing the same
+            if not _is_complete(root, card):
+                _draw_all(root, card, workers)
     return load_studies(root / 'studies.parquet')
 
 # %% ../../nbs/1_pairs/11_phantoms.ipynb #11-phantoms-092
