@@ -97,7 +97,7 @@ class StudyError(CXRError):
         self.faults = list(faults)
         n = len(self.faults)
         lines = [f'{f.place}, {f.column}: {f.reason}' for f in self.faults[:shown]]
-        lines = [shorten(line, 400) for line in lines]
+        lines = [shorten(line, 1000) for line in lines]
         # as many as a message has room for
         ends = itertools.accumulate(map(len, lines))
         lines = lines[: max(1, sum(end < 1700 for end in ends))]
