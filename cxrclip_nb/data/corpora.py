@@ -10,6 +10,7 @@ __all__ = ['logger', 'MISSING', 'FILM_SUFFIXES', 'RSNA_CLASSES', 'SIIM_FORMS', '
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-003
 import ast
 import contextlib
+import io
 import itertools
 import json
 import logging
@@ -23,7 +24,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import CXRError, progress
+from ..core import CXRError, open_regular, progress
+from .dicom import read_tags
+from .films import MAX_BYTES
 from cxrclip_nb.data.studies import (
     COLUMNS,
     LABEL_COLUMNS,
@@ -401,12 +404,11 @@ def _header_values(path, names):
 
     Empty for a film that is no readable DICOM file.
     """
-    import pydicom
-
     try:
-        header = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=list(names)
-        )
+        with open_regular(path, MAX_BYTES) as f:
+            header = read_tags(
+                f, path, force=False, stop_before_pixels=True, specific_tags=list(names)
+            )
     # what pydicom raises on a damaged header has no common type
     except Exception:
         return {}
@@ -671,8 +673,8 @@ def _report_path(folder, patient, study):
 def _read_report(path):
     "The text of a report; None if there is no file."
     try:
-        with open(path, encoding='utf-8-sig') as f:
-            return f.read()
+        with open_regular(path, 2**20) as f:
+            return io.TextIOWrapper(f, 'utf-8-sig').read()
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -1005,7 +1007,8 @@ def _nih_labels(rows, path):
 def _read_list(path):
     "The names in a list of films."
     try:
-        return path.read_text(encoding='utf-8-sig').split()
+        with open_regular(path, 2**28) as f:
+            return f.read().decode('utf-8-sig').split()
     except UnicodeError as e:
         raise CXRError(f'{path} is no list of films: {e}') from e
 
@@ -1266,7 +1269,8 @@ def _rsna_patients(root):
     if not path.is_file():
         return {}
     try:
-        mapping = json.loads(path.read_text(encoding='utf-8-sig'))
+        with open_regular(path, 2**28) as f:
+            mapping = json.loads(f.read().decode('utf-8-sig'))
         return {m['subset_img_id']: m['img_id'].split('_')[0] for m in mapping}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise CXRError(f'{path} is no mapping to ChestX-ray14: {e!r}') from e
@@ -1465,10 +1469,9 @@ def _parse_xml(path):
 
     Raises: `ValueError` for any other file.
     """
-    if path.stat().st_size > 2**20:
-        raise ValueError('is larger than 1 MB')
     try:
-        return ET.fromstring(path.read_bytes(), ET.XMLParser(target=_NoEntities()))
+        with open_regular(path, 2**20) as f:
+            return ET.fromstring(f.read(), ET.XMLParser(target=_NoEntities()))
     except (ET.ParseError, LookupError, RecursionError) as e:
         raise ValueError(f'is no XML: {e}') from e
 

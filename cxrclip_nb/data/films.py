@@ -8,7 +8,6 @@ __all__ = ['MAX_BYTES', 'JPEG_SCALES', 'jpeg_scale', 'read_film', 'film_size', '
 # %% ../../nbs/6_data/61_decode.ipynb #12-decode-003
 import io
 import os
-import stat
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +16,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from ..core import open_regular
 from cxrclip_nb.data.dicom import (
     MAX_PIXELS,
+    CountedReads,
     FilmError,
+    check_scans,
     check_size,
     decode_dicom,
     is_dicom,
@@ -31,10 +33,14 @@ from cxrclip_nb.data.dicom import (
 MAX_BYTES = 4 * MAX_PIXELS  # a larger file is refused before it is read
 
 # %% ../../nbs/6_data/61_decode.ipynb #260d8e79
-def _stat(path):
-    "What the file system knows of a film's file."
+def _opened(path):
+    "A film's file, open."
     try:
-        return os.stat(path)
+        return open_regular(path, MAX_BYTES, FilmError)
+    except IsADirectoryError:
+        raise FilmError(path, 'is a folder') from None
+    except FilmError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise FilmError(path, 'no such file') from None
     except ValueError as e:
@@ -43,30 +49,16 @@ def _stat(path):
         raise FilmError(path, f'cannot be opened ({e.strerror})') from e
 
 
-def _check_file(path):
-    "`FilmError` for all but a regular file of 1 to MAX_BYTES bytes."
-    found = _stat(path)
-    if stat.S_ISDIR(found.st_mode):
-        raise FilmError(path, 'is a folder')
-    if not stat.S_ISREG(found.st_mode):  # a pipe, say: it would wait for ever
-        raise FilmError(path, 'is no regular file')
-    if found.st_size == 0:
-        raise FilmError(path, 'the file is empty')
-    if found.st_size > MAX_BYTES:
-        raise FilmError(
-            path, f'{found.st_size:,} bytes; at most {MAX_BYTES:,} are read'
-        )
-
-
 @contextmanager
 def _open_file(path):
-    "A film's file, checked and open."
-    _check_file(path)
-    try:
-        with open(path, 'rb') as f:
+    "A film's file of 1 to MAX_BYTES bytes, open."
+    with _opened(path) as f:
+        if not os.fstat(f.fileno()).st_size:
+            raise FilmError(path, 'the file is empty')
+        try:
             yield f
-    except OSError as e:
-        raise FilmError(path, f'cannot be opened ({e.strerror})') from e
+        except OSError as e:
+            raise FilmError(path, f'cannot be read ({e.strerror})') from e
 
 # %% ../../nbs/6_data/61_decode.ipynb #12-decode-012
 _FORMATS = ('JPEG', 'PNG', 'TIFF', 'BMP', 'GIF', 'WEBP', 'JPEG2000')
@@ -95,8 +87,10 @@ def _why_not(head):
 def _open_pillow(f, path):
     "Pillow's image with only its header read, checked."
     try:
-        im = Image.open(f, formats=_FORMATS)
-        frames = getattr(im, 'n_frames', 1)
+        im = Image.open(CountedReads(f, path), formats=_FORMATS)
+        is_one = im.format == 'MPO' or not getattr(im, 'is_animated', False)
+    except FilmError:
+        raise
     except UnidentifiedImageError as e:
         raise FilmError(path, _why_not(_head(f, 4))) from e
     except Exception as e:
@@ -104,9 +98,19 @@ def _open_pillow(f, path):
         raise FilmError(path, f'not a film that can be read ({reason})') from e
     w, h = im.size
     check_size(h, w, path)
-    if frames > 1 and im.format != 'MPO':
-        raise FilmError(path, f'{frames} pictures in one file; a film is one')
+    if not is_one:
+        raise FilmError(path, 'several pictures in one file; a film is one')
+    if im.format == 'TIFF':
+        _check_tile(im.tag_v2.named(), path)
     return im
+
+
+def _check_tile(tags, path):
+    "`FilmError` for a TIFF whose tiles are larger than a film, whatever its size."
+    tile = (tags.get('TileLength', 1), tags.get('TileWidth', 1))
+    if not all(isinstance(side, int) for side in tile):
+        raise FilmError(path, 'damaged; the size of its tiles is no number')
+    check_size(*tile, path)
 
 
 def _orientation(im):
@@ -157,11 +161,7 @@ def jpeg_scale(
     return 1
 
 # %% ../../nbs/6_data/61_decode.ipynb #8e89dee5
-# of a progressive JPEG; one as drawn by cameras has about 10, a malicious one keeps the
-# decoder busy for hours
-_MAX_SCANS = 500
 _END_OF_IMAGE = b'\xff\xd9'
-_START_OF_SCAN = b'\xff\xda'
 _SCAN = 0xDA
 _SEQUENTIAL = (0xC0, 0xC1)
 _ALL_FREQUENCIES = b'\0\x3f\0'  # the end of a scan's header, if it is sequential
@@ -192,7 +192,7 @@ def _without_padding(pixels):
 
 def _tidied(code):
     "A JPEG without notes and stray bytes in its header, and zeros before its end."
-    tidy, kinds, end = code[:2], set(), 2
+    tidy, kinds, end = bytearray(code[:2]), set(), 2
     for kind, start, end in _header_segments(code):
         kinds.add(kind)
         if kind in _NEEDED:
@@ -200,7 +200,7 @@ def _tidied(code):
     if kinds.intersection(_SEQUENTIAL):
         tidy = tidy[:-3] + _ALL_FREQUENCIES
     pixels = code[end : code.rfind(_END_OF_IMAGE)]
-    return tidy + _without_padding(pixels) + _END_OF_IMAGE
+    return bytes(tidy + _without_padding(pixels) + _END_OF_IMAGE)
 
 
 def _strict_grey(data, divisor):
@@ -232,9 +232,7 @@ def _trusting_grey(data, im, divisor):
 
 def _jpeg_grey(data, im, path, min_side, strict):
     "Grey pixels of a JPEG, as they lie; `im` is its header."
-    if 'progressive' in im.info:
-        if data.count(_START_OF_SCAN, im.fp.tell()) > _MAX_SCANS:
-            raise FilmError(path, f'a JPEG of more than {_MAX_SCANS} scans')
+    check_scans(data, path)
     w, h = im.size
     k = jpeg_scale(min(h, w), min_side)
     try:
@@ -339,6 +337,7 @@ def _deep_tiff(f, path):
     if not is_deep or tags['PhotometricInterpretation'] not in (0, 1, 2):
         return None
     check_size(h, w, path)
+    _check_tile(tags, path)
     if tags['second']:
         raise FilmError(path, 'several pictures in one file; a film is one')
     return tags
@@ -444,7 +443,7 @@ def film_size(path: str | Path) -> tuple[int, int]:  # H, W of `read_film(path)`
         head = f.read(2048)
         f.seek(0)
         if is_dicom(head):
-            d = open_dicom(f, path, head, stop_before_pixels=True)
+            d = open_dicom(f, path, stop_before_pixels=True)
             return int(d.Rows), int(d.Columns)
         tags = _deep_tiff(f, path)
         if tags:

@@ -32,6 +32,7 @@ from cxrclip_nb.core import (
     atomic_path,
     end_parser,
     log_to_terminal,
+    open_regular,
     rng_for,
     stage,
 )
@@ -152,7 +153,8 @@ def _read_card(out):
     Raises: `CXRError` naming the file if it is damaged.
     """
     try:
-        card = json.loads((out / 'prepare.json').read_text(encoding='utf-8'))
+        with open_regular(out / 'prepare.json', 2**26) as file:
+            card = json.loads(file.read())
         sound = isinstance(card['options'], dict) and {'seconds', 'done'} < card.keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False

@@ -29,11 +29,12 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
-from ..core import CXRError
+from ..core import CXRError, open_regular
 from .films import open_films
 from cxrclip_nb.data.studies import (
     COLUMNS,
     LABEL_COLUMNS,
+    MAX_TABLE_BYTES,
     SPLITS,
     Fault,
     StudyError,
@@ -75,10 +76,25 @@ _NO_TEXT = {
 }
 
 
+def _check_unzipped(data):
+    "`CXRError` for what unfolds into too many bytes; none of them are kept."
+    n_bytes = 0
+    with gzip.open(io.BytesIO(data)) as unzipped:
+        while piece := unzipped.read(2**20):
+            n_bytes += len(piece)
+            if n_bytes > MAX_TABLE_BYTES:
+                raise CXRError(
+                    f'it unfolds into more than {MAX_TABLE_BYTES:,} bytes, the most '
+                    'that are read'
+                )
+
+
 def _read_bytes(path):
     "The bytes of a text file, unzipped."
-    data = path.read_bytes()
+    with open_regular(path, MAX_TABLE_BYTES) as file:
+        data = file.read()
     if data.startswith(b'\x1f\x8b'):
+        _check_unzipped(data)
         data = gzip.decompress(data)
     for start, what in _NO_TEXT.items():
         if data.startswith(start):

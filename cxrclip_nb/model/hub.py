@@ -18,7 +18,7 @@ from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..core import CXRError
+from ..core import CXRError, FileError, open_regular
 from ..data.augment import INTERPOLATIONS, RESIZES
 from .image_encoder import IMAGE_POOLS, check_tensors
 from .text_encoder import TEXT_POOLS
@@ -116,7 +116,10 @@ def write_config(
 def _read_json(path):
     "What is in a JSON file."
     try:
-        return json.loads(Path(path).read_text(encoding='utf-8'))
+        with open_regular(path, 2**24) as file:
+            return json.loads(file.read().decode('utf-8'))
+    except FileError as e:
+        raise CheckpointError(f'{e}') from None
     except FileNotFoundError:
         raise CheckpointError(
             f'{path}: missing; a checkpoint is a folder with config.json, '

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..core import CXRError
+from ..core import CXRError, FileError, open_regular
 from .labels import LABELS, LabelError, canonical, label_name
 
 # %% ../../nbs/5_basics/52_bank.ipynb #14-prompts-010
@@ -469,7 +469,10 @@ def load_bank(
     Raises: `CXRError` naming file, label and form of what is wrong.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+        with open_regular(path, 2**26) as file:
+            raw = json.loads(file.read().decode('utf-8-sig'))
+    except FileError:
+        raise
     except ValueError as e:
         raise CXRError(f'{path} is not JSON: {e}') from e
     if not isinstance(raw, dict) or not raw:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args, get_origin
 
 from transformers import HfArgumentParser
 
-from ..core import CXRError, HelpWithDefaults, end_parser
+from ..core import CXRError, HelpWithDefaults, end_parser, open_regular
 from ..model.hub import CXRCLIPConfig
 
 # %% ../../nbs/8_training/81_config.ipynb #52-train-007
@@ -383,7 +383,8 @@ def _as_words(options):
 def _read_options(path):
     "The options of a JSON file."
     try:
-        options = json.loads(Path(path).read_text(encoding='utf-8'))
+        with open_regular(path, 2**24) as file:
+            options = json.loads(file.read())
     except ValueError as e:
         raise CXRError(f'{path}: damaged, not JSON ({e})') from e
     if not isinstance(options, dict):
