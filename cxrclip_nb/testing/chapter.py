@@ -6,6 +6,7 @@
 __all__ = ['STYLE', 'NEEDS', 'TOY_NAMES', 'begin_chapter', 'need', 'phantom_model', 'saved_bytes', 'toy_pairs']
 
 # %% ../../nbs/9_evaluation/98_chapter.ipynb #chapter-3
+import ctypes
 import gc
 import logging
 import os
@@ -44,6 +45,9 @@ def _forget_last_chapter():
         before.reset(new_session=False)
         logging.getLogger('__main__').handlers.clear()  # of classes now gone
         gc.collect()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, 'malloc_trim'):  # glibc keeps what is freed
+            libc.malloc_trim(0)
 
 
 def begin_chapter() -> None:
