@@ -21,7 +21,7 @@ from transformers import (
     BertConfig,
     BertModel,
     CLIPConfig,
-    CLIPImageProcessorPil,
+    CLIPImageProcessor,
     CLIPModel,
     PreTrainedTokenizerBase,
     Siglip2Config,
@@ -78,7 +78,7 @@ def _text(tokenizer, **more):
 
 def _clip(tokenizer):
     parts = dict(text_config=_text(tokenizer), vision_config=_vision())
-    processor = CLIPImageProcessorPil(size={'shortest_edge': 32}, crop_size=32)
+    processor = CLIPImageProcessor(size={'shortest_edge': 32}, crop_size=32)
     return CLIPModel(CLIPConfig(**parts, projection_dim=16)), processor
 
 
