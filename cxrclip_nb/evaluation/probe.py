@@ -384,6 +384,9 @@ def show_efficiency(
         percent = 100 * curve.index
         ax.semilogx(percent, curve.auroc, 'o-', label=name, color=color)
         ax.fill_between(percent, curve.low, curve.high, color=color, alpha=0.15)
+    shares = sorted({share for curve in curves.values() for share in curve.index})
+    ax.set_xticks([100 * s for s in shares], [f'{100 * s:g}' for s in shares])
+    ax.minorticks_off()
     ax.axhline(0.5, ls=':', color='k', lw=0.8)
     ax.set(xlabel='labels used (% of training patients)', ylabel='mean AUROC')
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
