@@ -195,7 +195,9 @@ def test_two_processes_agree(tmp_path):
     first, second = (
         json.loads((tmp_path / f'found{rank}.json').read_text()) for rank in (0, 1)
     )
+    assert (first.pop('state_here'), second.pop('state_here')) == (True, False)
     assert first == second
+    assert first['went_on_at'] == 2
     assert first['stopped'] == 5
     assert first['steps'] == 8
     assert 0 < first['empty'] < 8, 'some batches were passed over, some were not'

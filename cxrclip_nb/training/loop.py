@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import InitProcessGroupKwargs, skip_first_batches
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list, gather_object
 
 # %% ../../nbs/8_training/86_train.ipynb #f2f726e7
 from ..core import CXRError, atomic_path, log_to_terminal, progress, stage
@@ -48,6 +48,7 @@ from cxrclip_nb.training.resume import (
     load_state,
     save_checkpoint,
     save_state,
+    share_state,
 )
 from cxrclip_nb.training.setup import (
     RunLock,
@@ -297,6 +298,7 @@ class Trainer:
         Else make room, write the first state, measure the untrained model.
         """
         self._say_header()
+        self._check_same_data()
         if self._will_resume():
             self._resume()
         else:
@@ -308,6 +310,16 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         open_tracker(self.accelerator, self.step)
 
+    def _check_same_data(self):
+        "`CXRError` if processes, on several machines perhaps, have other studies."
+        seen = gather_object([self.fingerprint])
+        others = [rank for rank, data in enumerate(seen) if data != seen[0]]
+        if others:
+            raise CXRError(
+                f'process {others[0]} has another study table or tokeniser than the '
+                'main process; give every machine the same files'
+            )
+
     def _will_resume(self):
         "One process locks and clears the folder and looks; all follow."
         found = [False]
@@ -318,10 +330,23 @@ class Trainer:
         broadcast_object_list(found)
         return self.options.output.resume and found[0]
 
+    def _load_for_all(self):
+        "The last state, read by the main process alone; all end if it cannot."
+        state, fault = None, [None]
+        if self.is_main:
+            path, options = self.dir / 'last.pt', asdict(self.config)
+            try:
+                state = load_state(path, options, self.fingerprint)
+            except (CXRError, OSError) as e:
+                fault = [e]
+        broadcast_object_list(fault)
+        if fault[0] is not None:
+            raise fault[0]
+        return share_state(state, self.accelerator)
+
     def _resume(self):
         "Take weights, optimiser, step and history from the last state."
-        options = asdict(self.config)
-        state = load_state(self.dir / 'last.pt', options, self.fingerprint)
+        state = self._load_for_all()
         self.unwrapped.load_state_dict(state['model'])
         self.optimizer.load_state_dict(state['optimizer'])
         if self.accelerator.scaler and state['scaler']:

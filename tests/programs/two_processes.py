@@ -1,7 +1,7 @@
 """What two processes must agree on; started by `torchrun`, leaves findings in files.
 
 Films that one of them cannot read, a signal that one of them catches, a state that only
-one of them sees, the best model that only one of them loads.
+one of them has, the best model that only one of them loads.
 """
 
 import json
@@ -84,5 +84,15 @@ phantoms = dict(studies=None, n_phantoms=40, root=str(out), max_steps=2)
 run = Trainer(config(f'alone{rank}', resume=True, **phantoms))
 run.begin()
 found['step'] = run.step
+
+# machines without a common disk: the state is in the main process's folder alone
+run.close()
+mine = config(f'mine{rank}', resume=True, **phantoms)
+train(mine)
+run = Trainer(mine)
+run.begin()
+found['went_on_at'] = run.step
+found['went_on_with'] = weights_of(run.unwrapped)
+found['state_here'] = (out / f'mine{rank}' / 'last.pt').exists()
 
 (out / f'found{rank}.json').write_text(json.dumps(found))
