@@ -51,6 +51,10 @@ from .losses.contrastive import icl_loss as icl_loss
 from .losses.contrastive import info_nce as info_nce
 from .losses.contrastive import mvs_loss as mvs_loss
 from .losses.contrastive import tcl_loss as tcl_loss
+from .losses.others import label_bce as label_bce
+from .losses.others import label_targets as label_targets
+from .losses.others import sigmoid_loss as sigmoid_loss
+from .losses.others import sigmoid_objective as sigmoid_objective
 
 # evaluation
 from .evaluation.probe import linear_probe as linear_probe

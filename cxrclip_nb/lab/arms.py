@@ -4,32 +4,38 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'FIXED', 'STEPS', 'N_BOOT', 'SMALL', 'PENALTIES', 'METRICS', 'Arm', 'arm_config', 'mean_auroc', 'rsum',
-           'probe_scores', 'judge', 'measures', 'summary', 'run_arm', 'read_runs', 'ablate']
+           'probe_scores', 'judge', 'measures', 'summary', 'fit_labels', 'run_arm', 'read_runs', 'ablate']
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #6c80bf8e
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from ..core import CXRError, atomic_path
+from ..data.batches import study_labels
 from ..data.phantoms import FINDINGS
 from ..data.studies import load_studies, report_of, save_studies
 from ..evaluation.metrics import auroc, patient_weights
 from ..evaluation.retrieval import KS, image_ranks, text_ranks
 from ..evaluation.zeroshot import embed_studies, label_matrix
 from .hardset import HARD, make_hard, report_prompts
+from ..losses.others import label_bce
 from ..model.clip import class_embeddings, pair_probability
+from ..optim import lr_factor, param_groups
 from ..text.labels import LABELS
 from ..text.prompts import class_prompts
 from ..training.config import TrainConfig
 from ..training.loop import Trainer
+from ..training.step import _training_inputs
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #5f3728f4
 @dataclass(frozen=True)
@@ -41,6 +47,9 @@ class Arm:
     icl_weight: float = 0.0  # of the image contrastive loss
     tcl_weight: float = 0.0  # of the text contrastive loss
     batch_size: int = 32  # studies a step
+    # of a pair of views: infonce | sigmoid; or labels: no text at all, see `fit_labels`
+    loss: str = 'infonce'
+    targets: str = 'identity'  # right answers: identity | same_text | labels
 
     @property
     def films(self) -> int:
@@ -55,6 +64,11 @@ ARMS = {
     '+ ICL': Arm(icl_weight=1.0),
     '+ TCL': Arm(icl_weight=1.0, tcl_weight=0.5),
     '+ TCL, reports': Arm(0.0, icl_weight=1.0, tcl_weight=0.5),
+    # other losses of the field, against '+ MVS'
+    '+ MVS, sigmoid': Arm(loss='sigmoid'),
+    '+ MVS, same_text': Arm(targets='same_text'),
+    '+ MVS, labels': Arm(targets='labels'),
+    'label-only': Arm(loss='labels'),
 }
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #21fc4bff
@@ -68,6 +82,19 @@ SMALL = dict(
 )
 
 
+def _table_of(arm, data):
+    "The studies of an arm, as a file."
+    table = load_studies(data / 'studies.parquet')
+    label_studies = table.index[table.source == 'labels']
+    left_out = list(label_studies[round(arm.dose * len(label_studies)) :])
+    path = data / f'dose_{arm.dose:g}.parquet'
+    if arm.loss == 'labels':
+        left_out += list(table.index[table.source == 'reports'])
+        path = data / 'label_only.parquet'
+    save_studies(table.drop(left_out), path)
+    return path
+
+
 def arm_config(
     arm: Arm,
     seed: int,  # of weights, order, draws
@@ -78,18 +105,15 @@ def arm_config(
 ) -> TrainConfig:
     """The configuration of a run.
 
-    The label studies beyond the arm's dose are left out of its table.
+    The label studies beyond the arm's dose are left out of its table; without text,
+    so are the reports.
     """
-    data = Path(data)
-    table = load_studies(data / 'studies.parquet')
-    label_studies = table.index[table.source == 'labels']
-    beyond = label_studies[round(arm.dose * len(label_studies)) :]
-    path = data / f'dose_{arm.dose:g}.parquet'
-    save_studies(table.drop(beyond), path)
     options = asdict(arm)
     del options['dose']
+    if arm.loss == 'labels':
+        options |= dict(loss='infonce', targets='labels')  # batches then hold labels
     return TrainConfig(
-        studies=str(path),
+        studies=str(_table_of(arm, Path(data))),
         root=str(data),
         output_dir=str(output_dir),
         max_steps=steps,
@@ -187,14 +211,33 @@ def _parts(data):
     )
 
 
+def _by_text(model, image, studies):
+    "What needs the text tower: answers to prompts and retrieval."
+
+    def by_prompts(prompts):
+        return pair_probability(image, class_embeddings(model, prompts)).numpy()
+
+    reports = [report_of(texts) for texts in studies.texts]
+    text = model.embed_texts(reports)
+    return dict(
+        zeroshot=by_prompts(class_prompts('ensemble', _NAMES)),
+        words=by_prompts(report_prompts(_NAMES)),
+        i2t=image_ranks(image, text, reports),
+        t2i=text_ranks(image, text, reports),
+    )
+
+
 def judge(
     model,  # trained, in eval mode
     data: str | Path,  # folder of `make_hard`
+    # embeddings [N, D] -> log odds [N, C] of a model without text; none: it is asked
+    classify: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """What a model makes of each test study.
 
     Returns: scores of the findings by prompts (zeroshot, words) and by probe [N, C];
-    ranks of retrieval i2t, t2i [N]; truth [N, C].
+    ranks of retrieval i2t, t2i [N]; truth [N, C]. With `classify` its scores are
+    `zeroshot`, and there are no words and no ranks.
     """
     parts = _parts(data)
     image, x, truth = {}, {}, {}
@@ -203,21 +246,13 @@ def judge(
         x[name] = image[name].double().numpy()
         truth[name] = label_matrix(studies, _NAMES)
 
-    def by_prompts(prompts):
-        classes = class_embeddings(model, prompts)
-        return pair_probability(image['test'], classes).numpy()
-
-    reports = [report_of(texts) for texts in parts['test'].texts]
-    text = model.embed_texts(reports)
     fit_on, choose_on = (x['probe'], truth['probe']), (x['valid'], truth['valid'])
-    return dict(
-        truth=truth['test'],
-        zeroshot=by_prompts(class_prompts('ensemble', _NAMES)),
-        words=by_prompts(report_prompts(_NAMES)),
-        probe=probe_scores(fit_on, choose_on, x['test']),
-        i2t=image_ranks(image['test'], text, reports),
-        t2i=text_ranks(image['test'], text, reports),
-    )
+    probe = probe_scores(fit_on, choose_on, x['test'])
+    if classify is None:
+        answers = _by_text(model, image['test'], parts['test'])
+    else:
+        answers = dict(zeroshot=classify(image['test']))
+    return dict(truth=truth['test'], probe=probe, **answers)
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #424d7474
 # of a run: name in its line, name in a table
@@ -227,21 +262,22 @@ METRICS = dict(
     probe='probe AUROC',
     rsum='RSUM',
 )
-_SCORES = ('zeroshot', 'words', 'probe')  # of `judge`, [N, C] each
+# of them, name of the scores [N, C] of `judge`
+_SCORES = dict(auroc='zeroshot', words='words', probe='probe')
 
 
 def measures(
     judged: Mapping,  # of `judge`
     weight: np.ndarray | None = None,  # [..., N] times each test study counts
 ) -> dict[str, np.ndarray]:  # [...] by the names of `METRICS`
-    "The four figures of a run."
-    truth = judged['truth']
-    return dict(
-        auroc=mean_auroc(truth, judged['zeroshot'], weight),
-        words=mean_auroc(truth, judged['words'], weight),
-        probe=mean_auroc(truth, judged['probe'], weight),
-        rsum=rsum(judged['i2t'], judged['t2i'], weight),
-    )
+    "The figures of a run: four, or the two that need no text."
+    figures = {}
+    for metric, score in _SCORES.items():
+        if score in judged:
+            figures[metric] = mean_auroc(judged['truth'], judged[score], weight)
+    if 'i2t' in judged:
+        figures['rsum'] = rsum(judged['i2t'], judged['t2i'], weight)
+    return figures
 
 
 def _auroc_by_finding(judged, score):
@@ -253,7 +289,7 @@ def _auroc_by_finding(judged, score):
 def _recalls(judged):
     "The six recalls, in percent."
     recalls = {}
-    for way in ('i2t', 't2i'):
+    for way in [w for w in ('i2t', 't2i') if w in judged]:
         for k in KS:
             hits = judged[way] <= k
             recalls[f'{way}_R@{k}'] = round(float(100 * hits.mean()), 2)
@@ -269,12 +305,66 @@ def summary(
     The draws are the same for all runs, so differences can be taken draw by draw.
     """
     figures = {k: round(float(v), 5) for k, v in measures(judged).items()}
-    weights = patient_weights(range(len(judged['i2t'])), n_boot)
+    weights = patient_weights(range(len(judged['truth'])), n_boot)
     draws = {}
     for name, values in measures(judged, weights).items():
         draws[name] = np.round(values, 2 if name == 'rsum' else 4).tolist()
-    by_finding = {score: _auroc_by_finding(judged, score) for score in _SCORES}
+    scores = [score for score in _SCORES.values() if score in judged]
+    by_finding = {score: _auroc_by_finding(judged, score) for score in scores}
     return figures | _recalls(judged) | dict(findings=by_finding, draws=draws)
+
+# %% ../../nbs/9_evaluation/95_arms.ipynb #7de63f35
+def _batches(run):
+    "Batches of an unstarted run, epoch after epoch, as many as it has steps."
+    for step in range(run.total_steps):
+        epoch, place = divmod(step, len(run.loader))
+        if not place:
+            run.loader.dataset.set_epoch(epoch)
+            run.loader.set_epoch(epoch)
+            batches = iter(run.loader)
+        yield step, next(batches)
+
+
+def _label_loss(run, head, batch, step):
+    "BCE of both films of each study."
+    views, seed = run.config.views, run.config.seed
+    model = run.unwrapped
+    images = _training_inputs(batch, views, seed, 'jitter', step, 0)['images']
+    labels = batch['labels'].nan_to_num(0)
+    logits = [head(model.scale * model.encode_image(view)) for view in images]
+    return sum(label_bce(x, labels) for x in logits) / views
+
+
+def fit_labels(
+    run: Trainer,  # not started, with targets 'labels'; its model is trained
+) -> Callable:  # embeddings [N, D] -> log odds [N, C] of the findings
+    "Train the image tower on labels alone, with the schedule of every run."
+    config, model = run.config, run.unwrapped.train()
+    names = list(study_labels(run.studies))
+    head = nn.Linear(model.config.embed_dim, len(names))
+    parts = nn.ModuleList([model, head])
+    groups = param_groups(parts, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    warmup = int(config.warmup * run.total_steps)
+    for step, batch in _batches(run):
+        begun = time.perf_counter()
+        for group in optimizer.param_groups:
+            group['lr'] = config.lr * lr_factor(step, run.total_steps, warmup)
+        optimizer.zero_grad()
+        loss = _label_loss(run, head, batch, step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parts.parameters(), config.grad_clip)
+        optimizer.step()
+        model.clip_scale_()
+        seconds = time.perf_counter() - begun
+        run.history.append(dict(total=loss.item(), seconds=seconds))
+    columns = [names.index(label) for label in _NAMES]
+
+    @torch.no_grad()
+    def classify(image):
+        return head(model.scale * image)[:, columns].numpy()
+
+    return classify
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #2ace8dc2
 def run_arm(
@@ -290,17 +380,19 @@ def run_arm(
     run_dir = Path(output_dir) / folder
     run_dir.mkdir(parents=True, exist_ok=True)
     run = Trainer(arm_config(ARMS[name], seed, data, run_dir, steps, **changes))
-    run.fit()
-    model = run.unwrapped.eval()
+    classify = None
+    if ARMS[name].loss == 'labels':
+        classify = fit_labels(run)
+    else:
+        run.fit()
     begun = time.perf_counter()
-    judged = judge(model, data)
+    judged = judge(run.unwrapped.eval(), data, classify)
     with atomic_path(run_dir / 'scores.npz') as tmp, open(tmp, 'wb') as f:
         np.savez_compressed(f, **judged)
-    (run_dir / 'last.pt').unlink()
+    (run_dir / 'last.pt').unlink(missing_ok=True)
     shutil.rmtree(run_dir / 'best', ignore_errors=True)
     history = pd.DataFrame(run.history)
     judged_s = time.perf_counter() - begun
-    valid = run.validation_loss()
     line = dict(
         arm=name,
         seed=seed,
@@ -309,15 +401,14 @@ def run_arm(
         seconds=round(float(history.seconds.sum()), 1),
         judged_s=round(judged_s, 1),
         loss=round(float(history.total.tail(50).mean()), 4),
-        valid=round(valid, 4),
     )
+    if classify is None:
+        line['valid'] = round(run.validation_loss(), 4)
     return line | summary(judged)
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #cd5d12fe
-def read_runs(
-    path: str | Path,  # runs.jsonl, a line per run; it need not exist
-) -> pd.DataFrame:  # a row per run
-    "The runs that are done; a last line cut off by a kill is left out."
+def _lines(path):
+    "The lines that are whole."
     runs = []
     text = Path(path).read_text() if Path(path).exists() else ''
     for line in text.splitlines():
@@ -325,7 +416,14 @@ def read_runs(
             runs.append(json.loads(line))
         except ValueError:
             break
-    return pd.DataFrame(runs)
+    return runs
+
+
+def read_runs(
+    path: str | Path,  # runs.jsonl, a line per run; it need not exist
+) -> pd.DataFrame:  # a row per run
+    "The runs that are done; a last line cut off by a kill is left out."
+    return pd.DataFrame(_lines(path))
 
 
 def _same_series(out, settings):
@@ -352,7 +450,8 @@ def _same_series(out, settings):
 # %% ../../nbs/9_evaluation/95_arms.ipynb #fb187af8
 def _report(line):
     "Print a run that is done."
-    figures = ', '.join(f'{k} {line[k]:.3f}' for k in ('valid', *METRICS))
+    measured = [k for k in ('valid', *METRICS) if k in line]
+    figures = ', '.join(f'{k} {line[k]:.3f}' for k in measured)
     seconds = f'{line["seconds"]:.0f} + {line["judged_s"]:.0f} s'
     print(f'{line["arm"]}, seed {line["seed"]}: {figures}, {seconds}', flush=True)
 
@@ -377,7 +476,7 @@ def ablate(
     _same_series(out, dict(steps=steps, hard=hard, options=FIXED | changes))
     make_hard(out / 'data', hard)
     path = out / 'runs.jsonl'
-    lines = read_runs(path).to_dict('records')
+    lines = _lines(path)
     # without a line that was cut off
     with atomic_path(path) as tmp:
         tmp.write_text(''.join(json.dumps(line) + '\n' for line in lines))

@@ -95,6 +95,7 @@ class Embeddings(NamedTuple):
     image: Tensor  # [2, B, D] unit vectors, one row of B for each view
     text: Tensor  # [2, B, D] unit vectors, one row of B for each text
     scale: Tensor  # [] inverse temperature
+    bias: Tensor | None = None  # [] of the sigmoid loss; None: the model has none
 
 # %% ../../nbs/2_towers/22_clip.ipynb #d73f7620
 def _check_text(config, text, tokenizer):
@@ -487,6 +488,9 @@ class CXRCLIP(nn.Module, PyTorchModelHubMixin, **HUB):
         super().__init__()
         log_scale = min(math.log(1 / config.temperature), MAX_LOG_SCALE)
         self.logit_scale = nn.Parameter(torch.tensor(log_scale))  # []
+        self.logit_bias = None  # [] of the sigmoid loss alone
+        if config.logit_bias is not None:
+            self.logit_bias = nn.Parameter(torch.tensor(float(config.logit_bias)))
         self.image_encoder, self.text_encoder = _build_towers(config, tokenizer)
         self.config = _fill_config(config, self.image_encoder, self.text_encoder)
         self.tokenizer = tokenizer
@@ -576,7 +580,7 @@ class CXRCLIP(nn.Module, PyTorchModelHubMixin, **HUB):
         ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
         text = self.encode_text(ids, mask, lengths).unflatten(0, input_ids.shape[:2])
         image = torch.stack([self.encode_image(view) for view in images])
-        return Embeddings(image, text, self.scale)
+        return Embeddings(image, text, self.scale, self.logit_bias)
 
     def embed_films(
         self,

@@ -8,6 +8,7 @@ __all__ = ['START_OPTIONS', 'MODEL_TYPE', 'FORMAT', 'HUB_FILES', 'CARD', 'HUB', 
 
 # %% ../../nbs/7_models/71_hub.ipynb #86570e4c
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -38,6 +39,7 @@ def _in_range(c):
         embed_dim=c.embed_dim > 0,
         max_length=c.max_length > 2,
         temperature=c.temperature > 0,
+        logit_bias=c.logit_bias is None or math.isfinite(c.logit_bias),
         about=c.about is None or isinstance(c.about, dict),
         image_mean=not mean or len(mean) == 3,
         image_std=not std or (len(std) == 3 and min(std) > 0),
@@ -68,6 +70,8 @@ class CXRCLIPConfig:
     embed_dim: int = 512  # D
     max_length: int = 256  # tokens a text, longer ones are cut
     temperature: float = 0.07  # at the start, > 0
+    # of the sigmoid loss, at the start; None: trained with another, there is none
+    logit_bias: float | None = None
     # of the sentences that labels were turned into
     prompts_version: str = PROMPTS_VERSION
     # start both encoders from their published weights (needs them at hand)

@@ -102,7 +102,12 @@ class ModelOptions:
     embed_dim: int = _opt(CXRCLIPConfig.embed_dim, 'width D of the joint space')
     vocab_size: int = _opt(2000, "words of the tokeniser trained for 'tiny'")
     max_length: int = _opt(CXRCLIPConfig.max_length, 'tokens kept of a text')
-    temperature: float = _opt(CXRCLIPConfig.temperature, 'temperature tau at the start')
+    temperature: float | None = _opt(
+        None, 'temperature tau at the start; none: 0.07, for the sigmoid loss 0.1'
+    )
+    logit_bias: float | None = _opt(
+        None, 'bias of the sigmoid loss at the start; none: -10'
+    )
     save_memory: bool = _opt(
         False,
         'compute layers again in the backward pass instead of keeping '
@@ -121,7 +126,9 @@ class ModelOptions:
         shared = {f.name for f in fields(self)} & {
             f.name for f in fields(CXRCLIPConfig)
         }
-        return CXRCLIPConfig(**{name: getattr(self, name) for name in shared}, **more)
+        given = {name: getattr(self, name) for name in shared}
+        given = {name: value for name, value in given.items() if value is not None}
+        return CXRCLIPConfig(**given, **more)
 
 # %% ../../nbs/8_training/81_config.ipynb #52-train-009
 @dataclass
@@ -130,6 +137,11 @@ class ObjectiveOptions:
 
     _argument_group_name = 'objective'
 
+    loss: Literal['infonce', 'sigmoid'] = _opt(
+        'infonce',
+        "of a pair of views: 'infonce', each study finds its own among all, as the "
+        "paper; 'sigmoid', each pair by itself (SigLIP)",
+    )
     icl_weight: float = _opt(1.0, 'weight of the image contrastive loss')
     tcl_weight: float = _opt(0.5, 'weight of the text contrastive loss')
     loss_chunk: int | None = _opt(
@@ -137,10 +149,11 @@ class ObjectiveOptions:
         'rows of the similarity matrix at once: less memory for huge '
         'batches, the same loss; none: all',
     )
-    targets: Literal['identity', 'same_text'] = _opt(
+    targets: Literal['identity', 'same_text', 'labels'] = _opt(
         'identity',
         "right answers of a study: 'identity', its own alone, as the paper; "
-        "'same_text', also those of studies with the same report or label sets",
+        "'same_text', also those of studies with the same report or label sets; "
+        "'labels', others by how many positive labels they share",
     )
     views: Literal[1, 2] = _opt(
         2,
@@ -273,6 +286,30 @@ def _choice_faults(config):
             yield f'{option.name}: {choices}, got {value!r}'
 
 
+def _loss_faults(config):
+    "What does not go with a loss."
+    if config.loss == 'sigmoid':
+        if not math.isfinite(config.logit_bias):
+            yield f'logit_bias must be a finite number, got {config.logit_bias}'
+        return
+    if config.logit_bias is not None:
+        yield f"logit_bias goes with loss 'sigmoid', got {config.logit_bias}"
+    if config.loss_chunk and config.targets != 'identity':
+        yield (
+            f"loss_chunk goes with targets 'identity' or loss 'sigmoid', got "
+            f'{config.targets!r}'
+        )
+
+
+def _fill_start(config):
+    "Where temperature and bias start, if that is not given: as the loss's paper says."
+    is_sigmoid = config.loss == 'sigmoid'
+    if config.temperature is None:
+        config.temperature = 0.1 if is_sigmoid else CXRCLIPConfig.temperature
+    if config.logit_bias is None and is_sigmoid:
+        config.logit_bias = -10.0
+
+
 def _faults(config):
     "What cannot work in a configuration, a sentence each."
     yield from _range_faults(config)
@@ -289,8 +326,7 @@ def _faults(config):
             'views 1 needs icl_weight and tcl_weight 0 (there is no second image or '
             f'text), got {config.icl_weight} and {config.tcl_weight}'
         )
-    if config.loss_chunk and config.targets != 'identity':
-        yield f"loss_chunk goes with targets 'identity', got {config.targets!r}"
+    yield from _loss_faults(config)
 
 # %% ../../nbs/8_training/81_config.ipynb #1b640e1a
 def _share(number):
@@ -346,6 +382,7 @@ class TrainConfig(
     """
 
     def __post_init__(self):
+        _fill_start(self)
         faults = list(_faults(self))
         if faults:
             raise CXRError('; '.join(faults))

@@ -101,11 +101,11 @@ def pieces(
 
 # %% ../../nbs/8_training/88_bigbatch.ipynb #51-bigbatch-012
 def contrastive_backward(
-    # (**batch) -> Embeddings(image [2, B, D], text [2, B, D], scale [])
+    # (**batch) -> Embeddings: image and text [2, B, D], scale [], bias [] or None
     model: Callable,
     batch: Mapping,  # the model's arguments [2, B, ...]; the same B on all ranks
-    # (image [2, N, D], text [2, N, D], scale []) -> {'total': ..., ...}, N over all
-    # ranks
+    # (image [2, N, D], text [2, N, D], scale [], bias [] if there is one) ->
+    # {'total': ..., ...}, N over all ranks
     loss_fn: Callable,
     micro_batch: int | None = None,  # studies encoded at once; None or >= B: all
     replay: Callable = lambda i: None,  # sets the random state of piece i
@@ -119,16 +119,23 @@ def contrastive_backward(
     if len(parts) == 1:
         replay(0)
         e = model(**batch)
-        losses = loss_fn(gather(e.image), gather(e.text), e.scale)
+        losses = loss_fn(gather(e.image), gather(e.text), *_numbers(e))
         backward(losses['total'])
     else:
-        image, text, scale = _encode_all(model, parts, replay)
-        losses = loss_fn(gather(image), gather(text), scale)
-        grads = torch.autograd.grad(losses['total'], (image, text, scale))
+        leaves = _encode_all(model, parts, replay)
+        image, text, *numbers = leaves
+        losses = loss_fn(gather(image), gather(text), *numbers)
+        grads = torch.autograd.grad(losses['total'], leaves)
         _send_back(model, parts, replay, backward, *grads)
     return {name: loss.detach() for name, loss in losses.items()}
 
 # %% ../../nbs/8_training/88_bigbatch.ipynb #51-bigbatch-014
+def _numbers(embeddings):
+    "The scale, and the bias if there is one."
+    scale, bias = embeddings.scale, embeddings.bias
+    return (scale,) if bias is None else (scale, bias)
+
+
 def _encode_all(model, parts, replay):
     "Step 1: embeddings of all pieces as leaves, no activations kept."
     encoded = []
@@ -138,11 +145,11 @@ def _encode_all(model, parts, replay):
             encoded.append(model(**part))
     image = torch.cat([e.image for e in encoded], 1)
     text = torch.cat([e.text for e in encoded], 1)
-    scale = encoded[0].scale
-    return tuple(x.detach().requires_grad_() for x in (image, text, scale))
+    leaves = image, text, *_numbers(encoded[0])
+    return tuple(x.detach().requires_grad_() for x in leaves)
 
 
-def _send_back(model, parts, replay, backward, g_image, g_text, g_scale):
+def _send_back(model, parts, replay, backward, g_image, g_text, *g_numbers):
     "Step 3: each piece once more, with its share of the gradient."
     start = 0
     for i, part in enumerate(parts):
@@ -154,8 +161,10 @@ def _send_back(model, parts, replay, backward, g_image, g_text, g_scale):
             stop = start + e.image.shape[1]
             by_image = (e.image * g_image[:, start:stop]).sum()
             by_text = (e.text * g_text[:, start:stop]).sum()
-            # the scale's share goes with the first piece; a factor of 0 keeps the scale
-            # in the graph of the others, for models that wait for every gradient
-            by_scale = e.scale * (g_scale if i == 0 else 0.0)
-            backward(by_image + by_text + by_scale)
+            # the share of scale and bias goes with the first piece; a factor of 0 keeps
+            # them in the graph of the others, for models that wait for every gradient
+            shares = [
+                x * (g if i == 0 else 0.0) for x, g in zip(_numbers(e), g_numbers)
+            ]
+            backward(by_image + by_text + sum(shares))
             start = stop

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from accelerate import InitProcessGroupKwargs, skip_first_batches
@@ -25,7 +26,12 @@ from accelerate.utils import broadcast, broadcast_object_list, gather_object
 
 # %% ../../nbs/8_training/86_train.ipynb #f2f726e7
 from ..core import CXRError, atomic_path, log_to_terminal, progress, stage
-from ..data.batches import MixedSampler, StudyDataset, make_loader
+from cxrclip_nb.data.batches import (
+    MixedSampler,
+    StudyDataset,
+    make_loader,
+    study_labels,
+)
 from ..model.clip import CXRCLIP
 from ..model.hub import check_is_checkpoint
 from ..optim import make_accelerator
@@ -200,9 +206,17 @@ class Trainer:
         self.loader = self.accelerator.prepare(self._training_loader())
         self.valid_loader = self._validation_loader()  # of this process, or None
 
+    def _labels(self, chosen):
+        "What the targets need to know of studies [N, C], columns of the whole table."
+        if self.options.objective.targets != 'labels':
+            return None
+        labels = study_labels(self.studies, self.bank)
+        return labels[chosen.to_numpy()].to_numpy(np.float32)
+
     def _dataset(self, split):
+        chosen = self.studies.split == split
         return StudyDataset(
-            self.studies[self.studies.split == split],
+            self.studies[chosen],
             self.root,
             image_size=self.options.model.image_size,
             resize=self.options.model.resize,
@@ -211,6 +225,7 @@ class Trainer:
             seed=self.options.optim.seed,
             bank=self.bank,
             on_bad_film=self.options.data.on_bad_film,
+            labels=self._labels(chosen),
         )
 
     def _training_loader(self):

@@ -217,6 +217,8 @@ _ON_CARD = (
     'batch_size',
     'lr',
     'weight_decay',
+    'loss',
+    'targets',
     'icl_weight',
     'tcl_weight',
     'views',

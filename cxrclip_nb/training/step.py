@@ -8,6 +8,7 @@ __all__ = ['make_optimizer', 'same_text', 'NotFiniteError', 'train_step', 'trim_
 
 # %% ../../nbs/8_training/83_step.ipynb #b99eb822
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader
 from ..core import CXRError, rng_for
 from ..data.augment import jitter
 from ..losses.contrastive import cxrclip_loss
+from ..losses.others import label_targets, sigmoid_objective
 from ..optim import lr_factor, param_groups
 from .config import ObjectiveOptions, OptimOptions
 from .distributed import contrastive_backward
@@ -40,20 +42,29 @@ def same_text(
     return (text_ids[:, None] == text_ids).float()
 
 
-def _objective(options, text_ids):
-    """The objective as a function of (image, text, scale).
+# targets -> what they are made of, in a batch; and how
+_TARGETS = dict(same_text=('text_ids', same_text), labels=('labels', label_targets))
 
-    `text_ids` are numbers of all studies [W*B], W processes with B studies each.
+
+def _objective(options, known):
+    """The objective as a function of (image, text, scale, bias).
+
+    `known` [W*B, ...] is what the targets are made of, of all studies of W processes
+    with B studies each; None for 'identity'.
     """
-    targets = None if options.targets == 'identity' else same_text(text_ids)
+    targets = None
+    if options.targets != 'identity':
+        _, make_targets = _TARGETS[options.targets]
+        targets = make_targets(known)
 
-    def objective(image, text, scale):
-        return cxrclip_loss(
+    def objective(image, text, scale, bias=None):
+        loss = cxrclip_loss if bias is None else partial(sigmoid_objective, bias=bias)
+        return loss(
             image,
             text,
             scale,
-            options.icl_weight,
-            options.tcl_weight,
+            icl_weight=options.icl_weight,
+            tcl_weight=options.tcl_weight,
             targets=targets,
             chunk=options.loss_chunk,
         )
@@ -61,11 +72,18 @@ def _objective(options, text_ids):
     return objective
 
 
-def _gathered_ids(batch, options, accelerator):
-    "Numbers of the studies of all processes [W*B], in their order, if they are needed."
+def _known(batch, options):
+    "What the targets of a batch are made of [B, ...]."
     if options.targets == 'identity':
         return None
-    return accelerator.gather(batch['text_ids'].to(accelerator.device))
+    name, _ = _TARGETS[options.targets]
+    return batch[name]
+
+
+def _gathered(batch, options, accelerator):
+    "The same of all processes [W*B, ...], in their order."
+    known = _known(batch, options)
+    return None if known is None else accelerator.gather(known.to(accelerator.device))
 
 # %% ../../nbs/8_training/83_step.ipynb #a73e1468
 def _jittered(images: Tensor, generator) -> Tensor:
@@ -141,7 +159,7 @@ def train_step(
     losses = contrastive_backward(
         model,
         _training_inputs(batch, objective.views, optim.seed, 'jitter', step, rank),
-        _objective(objective, _gathered_ids(batch, objective, accelerator)),
+        _objective(objective, _gathered(batch, objective, accelerator)),
         optim.micro_batch,
         seed_piece,
         accelerator.backward,
@@ -170,7 +188,7 @@ def trim_to_smallest(
     size = torch.tensor([len(batch['study_ids'])], device=accelerator.device)
     smallest = int(accelerator.gather(size).min())
     trimmed = dict(batch)
-    for name in ('study_ids', 'text_ids'):  # [B]
+    for name in ('study_ids', 'text_ids', 'labels'):  # [B, ...]
         if name in batch:
             trimmed[name] = batch[name][:smallest]
     for name in _inputs_of(batch, 2):  # [2, B, ...]
@@ -211,7 +229,7 @@ def validate(
             continue
         batch = send_to_device(batch, accelerator.device)
         embeddings = model(**_inputs_of(batch, objective.views))
-        losses = _objective(objective, batch.get('text_ids'))(*embeddings)
+        losses = _objective(objective, _known(batch, objective))(*embeddings)
         place = k * accelerator.num_processes + accelerator.process_index
         results.append((place, losses['total'].item(), len(batch['study_ids'])))
     model.train(was_training)
