@@ -164,7 +164,8 @@ def test_a_notebook_launches_two_processes(tmp_path):
 
 def test_two_processes_agree(tmp_path):
     """On a batch of which one can read nothing, on a signal that one has caught, on
-    whether there is a state, and on the model that they return.
+    whether there is a state, on the model that they return, and on one that goes on
+    with frozen parts, stopped or not.
     """
     env = dict(
         os.environ,
@@ -182,6 +183,7 @@ def test_two_processes_agree(tmp_path):
             '--nproc_per_node=2',
             str(PROGRAMS / 'two_processes.py'),
             str(tmp_path),
+            str(PROGRAMS.parent.parent / 'data' / 'phantom_model'),
         ],
         cwd=tmp_path,
         env=env,
@@ -190,8 +192,8 @@ def test_two_processes_agree(tmp_path):
         timeout=400,
     )
     assert r.returncode == 0, r.stderr[-3000:]
-    assert r.stdout.count('stopped by signal 15 after step 5 of 8') == 1, r.stdout
-    assert r.stdout.count('resumed at step 5 of 8') == 1
+    assert r.stdout.count('stopped by signal 15 after step 5 of 8') == 2, r.stdout
+    assert r.stdout.count('resumed at step 5 of 8') == 2
     first, second = (
         json.loads((tmp_path / f'found{rank}.json').read_text()) for rank in (0, 1)
     )
@@ -202,6 +204,14 @@ def test_two_processes_agree(tmp_path):
     assert first['steps'] == 8
     assert 0 < first['empty'] < 8, 'some batches were passed over, some were not'
     assert first['step'] == 0, 'both started anew'
+    assert first['stopped again'] == 5 and first['computed']
+    assert first['resumed differs'] == []
+    learnt = {name.rpartition('.')[0] for name in first['learnt']}
+    assert all(
+        name.startswith(('image_encoder.backbone.layer4', 'image_proj', 'text_proj'))
+        for name in learnt - {''}
+    ), learnt
+    assert 'logit_scale' in first['learnt'] and len(learnt) > 3
     losses = pd.read_csv(tmp_path / 'stopped' / 'history.csv').valid.dropna()
     assert len(losses)
     best = CXRCLIP.from_pretrained(tmp_path / 'stopped' / 'best').state_dict()

@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerBase
 from ..core import CXRError, atomic_path, check_shape, progress
 from ..data.augment import eval_view, normalise
 from ..data.films import open_films, read_film
+from .freezing import rest_frozen
 from cxrclip_nb.model.hub import (
     HUB,
     CXRCLIPConfig,
@@ -166,7 +167,7 @@ def describe(
     "What a configuration says of its model."
     about = config.about or {}
     trained_on = about.get('trained_on')
-    if trained_on is None and 'data' in about:
+    if 'trained_on' not in about and 'data' in about:
         trained_on = [d['source'] for d in about['data'] if d.get('train')]
     names = ('image_size', 'resize', 'interpolation', 'image_mean', 'image_std')
     return About(
@@ -180,6 +181,16 @@ def describe(
         source=about.get('source', 'its config.json'),
         note=about.get('note', ''),
     )
+
+
+def _check_features(images, features):
+    "Refuse films and features of texts that are not of the same studies."
+    right_ranks = images.ndim == 5 and features.ndim == 3
+    if not right_ranks or images.shape[:2] != features.shape[:2]:
+        raise ValueError(
+            'a batch is images [2, B, 1, H, W] and text_features [2, B, F], equal B; '
+            f'got {list(images.shape)} and {list(features.shape)}'
+        )
 
 
 def _check_batch(images, ids, mask):
@@ -521,6 +532,16 @@ class CXRCLIP(nn.Module, PyTorchModelHubMixin, **HUB):
         "What is known of the model: training, licence, size, preprocessing."
         return describe(self.config, sum(p.numel() for p in self.parameters()))
 
+    def train(
+        self,
+        mode: bool = True,  # False: evaluation mode
+    ) -> 'CXRCLIP':
+        "Training mode, but for parts of the towers that are frozen (a0_finetune)."
+        super().train(mode)
+        rest_frozen(self.image_encoder)
+        rest_frozen(self.text_encoder)
+        return self
+
     @torch.no_grad()
     def clip_scale_(self) -> None:
         "Put the parameter back onto the bound, after an optimiser step."
@@ -565,20 +586,27 @@ class CXRCLIP(nn.Module, PyTorchModelHubMixin, **HUB):
     def forward(
         self,
         images: Tensor,  # [2, B, 1, H, W]
-        input_ids: Tensor,  # [2, B, L]
-        attention_mask: Tensor,  # [2, B, L]
+        input_ids: Tensor | None = None,  # [2, B, L]
+        attention_mask: Tensor | None = None,  # [2, B, L]
         lengths: np.ndarray | None = None,  # int [2, B], as encode_text takes them
+        # [2, B, F] of the text tower, in the place of the three above
+        text_features: Tensor | None = None,
     ) -> Embeddings:
         """Unit vectors of two views and two texts per study.
 
         Raises: `ValueError` if films and texts do not belong together.
         """
-        _check_batch(images, input_ids, attention_mask)
-        if lengths is not None:
-            lengths = np.ravel(lengths)
-        # [2, B, L] -> [2B, L] -> [2B, D]
-        ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
-        text = self.encode_text(ids, mask, lengths).unflatten(0, input_ids.shape[:2])
+        if text_features is None:
+            _check_batch(images, input_ids, attention_mask)
+            if lengths is not None:
+                lengths = np.ravel(lengths)
+            # [2, B, L] -> [2B, L] -> [2B, D]
+            ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
+            text = self.encode_text(ids, mask, lengths)
+            text = text.unflatten(0, input_ids.shape[:2])
+        else:
+            _check_features(images, text_features)
+            text = l2_normalize(self.text_projection(text_features))
         image = torch.stack([self.encode_image(view) for view in images])
         return Embeddings(image, text, self.scale, self.logit_bias)
 

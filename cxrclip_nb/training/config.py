@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'AT_LEAST', 'AT_MOST', 'PRESETS', 'EXAMPLES', 'DataOptions', 'ModelOptions', 'ObjectiveOptions',
-           'OptimOptions', 'OutputOptions', 'parse_mix', 'Options', 'TrainConfig', 'parse_command', 'parse_config']
+           'OptimOptions', 'OutputOptions', 'StartOptions', 'parse_mix', 'Options', 'TrainConfig', 'parse_command',
+           'parse_config']
 
 # %% ../../nbs/8_training/81_config.ipynb #6858b18e
 import json
 import math
+import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, get_origin
@@ -17,6 +20,7 @@ from typing import Literal, NamedTuple, get_args, get_origin
 from transformers import HfArgumentParser
 
 from ..core import CXRError, HelpWithDefaults, end_parser, open_regular
+from ..model.freezing import parse_trained
 from ..model.hub import CXRCLIPConfig
 
 # %% ../../nbs/8_training/81_config.ipynb #52-train-007
@@ -214,6 +218,47 @@ class OutputOptions:
     )
     resume: bool = _opt(False, 'go on from the last state in output_dir')
 
+# %% ../../nbs/8_training/81_config.ipynb #669b9520
+@dataclass
+class StartOptions:
+    "What a run begins from, and which parts of it train."
+
+    _argument_group_name = 'going on'
+
+    start_from: str | None = _opt(
+        None,
+        'go on from this model: a folder or hub name of this package, or '
+        "'cxrclip:file.tar'; weights, towers, preprocessing and tokeniser are its own",
+    )
+    train_image: str = _opt(
+        'all',
+        "what trains of the image tower: 'all', 'none', or 'last:N', its last N "
+        'blocks (of a ResNet, Swin or ConvNeXt: stages)',
+    )
+    train_text: str = _opt('all', 'likewise of the text tower')
+    lr_image: float | None = _opt(
+        None, 'highest learning rate of the image tower and its projection; none: lr'
+    )
+    lr_text: float | None = _opt(None, 'likewise of the text tower')
+    layer_decay: float = _opt(
+        1.0, 'rate of a block as a share of that of the block above it; 1: the same'
+    )
+
+
+def _start_faults(config):
+    "What cannot work in how a run begins, a sentence each."
+    for name in ('train_image', 'train_text'):
+        try:
+            parse_trained(getattr(config, name))
+        except CXRError as e:
+            yield f'{name} {e}'
+    for name in ('lr_image', 'lr_text'):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            yield f'{name} must be above 0, got {value}'
+    if not 0 < config.layer_decay <= 1:
+        yield f'layer_decay must be above 0 and at most 1, got {config.layer_decay}'
+
 # %% ../../nbs/8_training/81_config.ipynb #52-train-011
 # what the paper does
 PAPER = dict(
@@ -370,20 +415,49 @@ class Options(NamedTuple):
     objective: ObjectiveOptions
     optim: OptimOptions
     output: OutputOptions
+    start: StartOptions
+
+
+def _singled_out(
+    options: Mapping,  # option -> value, as they were written
+    cls,  # the dataclass that they are for
+) -> frozenset:  # names
+    """The options that somebody chose.
+
+    Whoever writes all of them (`dataclasses.replace`, a saved `config.json`) chose
+    those that are not the default.
+    """
+    defaults = {f.name: f.default for f in fields(cls)}
+    if options.keys() >= defaults.keys():
+        return frozenset(k for k, v in options.items() if v != defaults.get(k))
+    return frozenset(options)
 
 
 @dataclass
 class TrainConfig(
-    OutputOptions, OptimOptions, ObjectiveOptions, ModelOptions, DataOptions
+    StartOptions,
+    OutputOptions,
+    OptimOptions,
+    ObjectiveOptions,
+    ModelOptions,
+    DataOptions,
 ):
     """Everything that defines a run; every field is an option of `cxrclip-train`.
+
+    `given` are the names of the options that were chosen, not left to a default.
 
     Raises: `CXRError` lists all values that cannot work.
     """
 
+    def __new__(cls, *args, **options):
+        config = super().__new__(cls)
+        names = [f.name for f in fields(cls)]
+        config.given = _singled_out(dict(zip(names, args)) | options, cls)
+        return config
+
     def __post_init__(self):
         _fill_start(self)
-        faults = list(_faults(self))
+        faults = [*_faults(self), *_start_faults(self)]
         if faults:
             raise CXRError('; '.join(faults))
         parse_mix(self.mix)
@@ -399,7 +473,9 @@ class TrainConfig(
     @classmethod
     def paper(cls, **changes) -> 'TrainConfig':
         "The paper's values, but for `changes`."
-        return cls(**(PAPER | changes))
+        config = cls(**(PAPER | changes))
+        config.given = frozenset(changes)
+        return config
 
 # %% ../../nbs/8_training/81_config.ipynb #52-train-088
 PRESETS = {'paper': PAPER}
@@ -453,6 +529,13 @@ def _command_parser():
     return parser
 
 
+def _flag_names(flags):
+    "Names of the options among the words of a command line."
+    found = [re.match('--([^=]+)', word) for word in flags]
+    names = {m[1].replace('-', '_') for m in found if m}
+    return frozenset(names & {f.name for f in fields(TrainConfig)})
+
+
 def parse_command(
     # words of the command line; default: those of this process
     argv: list[str] | None = None,
@@ -462,12 +545,13 @@ def parse_command(
     Raises: `CXRError` names an option or value that does not exist.
     """
     flags = list(sys.argv[1:] if argv is None else argv)
-    from_file = []
+    from_file = {}
     if flags and flags[0].endswith('.json'):
-        from_file = _as_words(_read_options(flags.pop(0)))
+        from_file = _read_options(flags.pop(0))
     parser = _command_parser()
     preset, _ = parser.parse_known_args(flags)
-    words = _as_words(PRESETS.get(preset.preset, {})) + from_file + flags
+    from_preset = PRESETS.get(preset.preset, {})
+    words = _as_words(from_preset) + _as_words(from_file) + flags
     *parts, command, unknown = parser.parse_args_into_dataclasses(
         words, return_remaining_strings=True, look_for_args_file=False
     )
@@ -476,7 +560,9 @@ def parse_command(
     options = {}
     for part in parts:
         options |= vars(part)
-    return TrainConfig(**options), command.quiet
+    config = TrainConfig(**options)
+    config.given = _singled_out(from_file, TrainConfig) | _flag_names(flags)
+    return config, command.quiet
 
 
 def parse_config(

@@ -33,10 +33,17 @@ from cxrclip_nb.data.batches import (
     study_labels,
 )
 from ..model.clip import CXRCLIP
+from ..model.freezing import KeyedTexts, TextFeatures, freeze
 from ..model.hub import check_is_checkpoint
-from ..optim import make_accelerator
+from ..model.others import model_key
+from ..optim import lr_scales, make_accelerator
 from ..text.bank import load_bank
-from .config import TrainConfig, parse_command, parse_mix
+from cxrclip_nb.training.config import (
+    StartOptions,
+    TrainConfig,
+    parse_command,
+    parse_mix,
+)
 from cxrclip_nb.training.report import (
     about_run,
     evaluate,
@@ -58,6 +65,7 @@ from cxrclip_nb.training.resume import (
 )
 from cxrclip_nb.training.setup import (
     RunLock,
+    adapt_model,
     build_model,
     build_tokenizer,
     check_disk,
@@ -65,8 +73,12 @@ from cxrclip_nb.training.setup import (
     fingerprint,
     freed_bytes,
     move_old_run_aside,
+    open_start,
     open_studies,
+    provenance,
     run_bytes,
+    take_options,
+    warn_of_overlap,
 )
 from cxrclip_nb.training.step import (
     NotFiniteError,
@@ -164,7 +176,10 @@ class Trainer:
         self.stop = StopSignals()  # the signal that it was sent
         self.lock = None  # of the folder, from `begin` on
         self.workers = set()  # the loader's processes
+        self.origin = {}  # what a model that goes on has seen before
+        self.text_features = None  # of a frozen text tower
         self._make_accelerator()
+        self.start = self._open_start()  # the model that it goes on from, or None
         self._open_data()
         self._make_model()
         self.total_steps = config.max_steps or config.epochs * len(self.loader)
@@ -190,18 +205,36 @@ class Trainer:
         self.is_main = self.accelerator.is_main_process
         _check_processes(self.accelerator, optim.batch_size)
 
+    def _open_start(self):
+        "The model of `start_from`, if any; its options become those of the run."
+        name = self.config.start_from
+        if name is None:
+            return None
+        with self.accelerator.main_process_first():
+            model = open_start(name, self.dir)
+        self.config = take_options(self.config, model)
+        self.options = self.config.split()
+        return model
+
+    def _make_tokenizer(self):
+        "That of the model that goes on, else of the options."
+        if self.start is not None:
+            return self.start.tokenizer
+        data, model, optim = self.options.data, self.options.model, self.options.optim
+        how = (data.class_prompts, optim.seed)
+        return build_tokenizer(model, self.studies, self.bank, *how)
+
     def _open_data(self):
         "Studies, tokeniser, loaders."
-        data, model, _, optim, output = self.options
+        data, model = self.options.data, self.options.model
+        optim, output = self.options.optim, self.options.output
         if data.studies:
             self._say('reading %s', data.studies)
         with self.accelerator.main_process_first():
             self.studies, self.root = open_studies(data, model.image_size, optim.seed)
         _check_splits(self.studies, data.eval_split, output.patience, output.keep)
         self.bank = load_bank(data.prompts) if data.prompts else None
-        self.tokenizer = build_tokenizer(
-            model, self.studies, self.bank, data.class_prompts, optim.seed
-        )
+        self.tokenizer = self._make_tokenizer()
         self.fingerprint = fingerprint(self.studies, self.tokenizer)
         self.loader = self.accelerator.prepare(self._training_loader())
         self.valid_loader = self._validation_loader()  # of this process, or None
@@ -236,7 +269,7 @@ class Trainer:
             sources = list(self.studies.source[self.studies.split == 'train'])
             shares = parse_mix(data.mix)
             sampler = MixedSampler(sources, shares, optim.seed, epoch=dataset.epoch)
-        return make_loader(
+        loader = make_loader(
             dataset,
             self.tokenizer,
             optim.batch_size,
@@ -244,6 +277,13 @@ class Trainer:
             max_length=self.options.model.max_length,
             sampler=sampler,
         )
+        return self._with_keys(loader)
+
+    def _with_keys(self, loader):
+        "The loader; its batches say which text is which if features are kept."
+        if self.options.start.train_text == 'none':
+            loader.collate_fn = KeyedTexts(loader.collate_fn)
+        return loader
 
     def _validation_loader(self):
         "None if no study has split valid."
@@ -256,16 +296,55 @@ class Trainer:
             max_length=self.options.model.max_length,
         )
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        return every_nth_batch(all_batches, rank, processes)
+        return every_nth_batch(self._with_keys(all_batches), rank, processes)
 
     def _make_model(self):
         "Model and optimiser as Accelerate prepares them; the disk must have room."
         optim, output = self.options.optim, self.options.output
-        model = build_model(self.options.model, self.tokenizer, self.bank, optim.seed)
+        model = self._new_or_started()
+        self._freeze(model)
         new_bytes = sum(run_bytes(model).values())
         check_disk(self.dir, new_bytes - freed_bytes(self.dir, output.resume))
-        optimizer = make_optimizer(model, optim.lr, optim.weight_decay)
+        optimizer = make_optimizer(
+            model, optim.lr, optim.weight_decay, self._scales(model)
+        )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    def _new_or_started(self):
+        "A new model, or that of `start_from`, which the fingerprint then knows."
+        options, seed = self.options.model, self.options.optim.seed
+        if self.start is None:
+            return build_model(options, self.tokenizer, self.bank, seed)
+        model, self.start = self.start, None
+        sources = self.studies.source[self.studies.split == 'train'].unique()
+        self.origin = provenance(self.config.start_from, model, sources)
+        if self.is_main:
+            warn_of_overlap(model, self.studies.source.unique())
+        self.fingerprint += f' {model_key(model)}'
+        return adapt_model(model, options, self.bank)
+
+    def _freeze(self, model):
+        "Let only the parts learn that the options name."
+        start = self.options.start
+        self.frozen = []
+        for tower in ('image', 'text'):
+            option = f'train_{tower}'
+            encoder = model.get_submodule(f'{tower}_encoder')
+            try:
+                self.frozen += freeze(encoder, getattr(start, option))
+            except CXRError as e:
+                raise CXRError(f'{option}: {e}') from e
+        if start.train_text == 'none':
+            views = self.options.objective.views
+            self.text_features = TextFeatures(model.text_encoder, views)
+
+    def _scales(self, model):
+        "Shares of the rate by weight; None if all have the whole."
+        start, lr = self.options.start, self.options.optim.lr
+        image, text = ((own or lr) / lr for own in (start.lr_image, start.lr_text))
+        if image == text == start.layer_decay == 1:
+            return None
+        return lr_scales(model, image, text, start.layer_decay)
 
     @property
     def unwrapped(self) -> CXRCLIP:
@@ -509,7 +588,14 @@ class Trainer:
         for batch in loader:
             self.workers.update(multiprocessing.active_children())
             self._log_skipped(batch.get('skipped', ()))
-            yield batch
+            yield self._with_text_features(batch)
+
+    def _with_text_features(self, batch):
+        "Of a frozen text tower its features in the place of the tokens."
+        if self.text_features is None:
+            return batch
+        with self.accelerator.autocast():
+            return self.text_features(batch)
 
     def _take_step(self, batch, tick):
         "One step and its row; `tick` is when the wait for the batch began."
@@ -599,7 +685,11 @@ class Trainer:
     def _about(self, step, metrics):
         "What the card of a checkpoint says."
         optim, objective = self.options.optim, self.options.objective
-        return about_run(optim, objective, self.studies, step, metrics)
+        about = about_run(optim, objective, self.studies, step, metrics)
+        start = asdict(self.options.start)
+        if start != asdict(StartOptions()):
+            about['training'] |= {k: v for k, v in start.items() if v is not None}
+        return about | self.origin
 
     def _stop_if_signalled(self):
         "If any process has caught a signal: all save and stop."
@@ -631,6 +721,8 @@ class Trainer:
                 best = CXRCLIP.from_pretrained(self.dir / 'best')
                 model.load_state_dict(best.state_dict())
         self._take_from_main(model.state_dict().values())
+        for p in self.frozen:
+            p.requires_grad_(True)  # whoever goes on from here chooses anew
         metrics = self._write_results(model, history, step) if self.is_main else {}
         track(self.accelerator, metrics, self.step, flush=True)
         self.accelerator.wait_for_everyone()

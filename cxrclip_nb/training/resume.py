@@ -48,6 +48,7 @@ def _explain_write_error(path):
 MAY_CHANGE_ON_RESUME = (
     'studies',
     'root',
+    'start_from',
     'output_dir',
     'num_workers',
     'on_bad_film',
@@ -162,8 +163,8 @@ def load_state(
         )
     if state['data'] != data:
         raise CXRError(
-            f'{path} comes from other data: the study table or the '
-            'tokeniser has changed since; start a new run without resume'
+            f'{path} comes from other data: the study table, the tokeniser or the '
+            'model of start_from has changed since; start a new run without resume'
         )
     return state
 

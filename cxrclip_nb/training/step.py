@@ -8,6 +8,7 @@ __all__ = ['make_optimizer', 'same_text', 'NotFiniteError', 'train_step', 'trim_
 
 # %% ../../nbs/8_training/83_step.ipynb #b99eb822
 import math
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..core import CXRError, rng_for
 from ..data.augment import jitter
 from ..losses.contrastive import cxrclip_loss
 from ..losses.others import label_targets, sigmoid_objective
-from ..optim import lr_factor, param_groups
+from ..optim import lr_factor, param_groups, split_by_scale
 from .config import ObjectiveOptions, OptimOptions
 from .distributed import contrastive_backward
 
@@ -30,9 +31,13 @@ def make_optimizer(
     model: nn.Module,
     lr: float,  # highest learning rate
     weight_decay: float,  # see `param_groups`
+    scales: Mapping[str, float] | None = None,  # see `lr_scales`; None: one rate
 ) -> torch.optim.AdamW:
     "AdamW over `param_groups`, in its fused form."
-    return torch.optim.AdamW(param_groups(model, weight_decay), lr=lr, fused=True)
+    groups = param_groups(model, weight_decay)
+    if scales is not None:
+        groups = split_by_scale(groups, model, scales)
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
 
 # %% ../../nbs/8_training/83_step.ipynb #41945bff
 def same_text(
@@ -97,7 +102,7 @@ def _seed_of(*keys) -> int:
 
 def _inputs_of(batch, views):
     "What the model is given of a batch, of the first view or of both."
-    names = ('images', 'input_ids', 'attention_mask', 'lengths')
+    names = ('images', 'input_ids', 'attention_mask', 'lengths', 'text_features')
     return {name: batch[name][:views] for name in names if name in batch}
 
 
@@ -150,7 +155,7 @@ def train_step(
     rank = accelerator.process_index
     lr = optim.lr * lr_factor(step, total, int(optim.warmup * total))
     for group in optimizer.param_groups:
-        group['lr'] = lr
+        group['lr'] = lr * group.get('lr_scale', 1.0)
 
     def seed_piece(i):
         torch.manual_seed(_seed_of(optim.seed, 'dropout', step, rank, i))

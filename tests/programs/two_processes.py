@@ -1,7 +1,8 @@
 """What two processes must agree on; started by `torchrun`, leaves findings in files.
 
 Films that one of them cannot read, a signal that one of them catches, a state that only
-one of them has, the best model that only one of them loads.
+one of them has, the best model that only one of them loads, a model that goes on with
+frozen parts.
 """
 
 import json
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from cxrclip_nb.core import log_to_terminal
 from cxrclip_nb.data.phantoms import make_phantoms
 from cxrclip_nb.data.studies import save_studies
+from cxrclip_nb.model.clip import CXRCLIP
 from cxrclip_nb.training.config import TrainConfig
 from cxrclip_nb.training.loop import Trainer, train
 from cxrclip_nb.training.resume import TrainingStopped
@@ -34,7 +36,8 @@ def config(name, **changes):
         batch_size=4,
         max_steps=8,
     )
-    return TrainConfig(**(options | changes))
+    options |= changes
+    return TrainConfig(**{k: v for k, v in options.items() if v is not None})
 
 
 def broken_films():
@@ -85,8 +88,29 @@ run = Trainer(config(f'alone{rank}', resume=True, **phantoms))
 run.begin()
 found['step'] = run.step
 
+# a model that goes on, stopped and left alone
+going_on = dict(
+    start_from=sys.argv[2],
+    train_text='none',
+    train_image='last:1',
+    embed_dim=None,
+    vocab_size=None,
+    on_bad_film='skip',
+)
+try:
+    run = Stopping(config('going_on', **going_on))
+    run.begin()
+    run.fit()
+except TrainingStopped as e:
+    found['stopped again'] = e.step
+resumed = train(config('going_on', **going_on, resume=True)).model.state_dict()
+straight = train(config('straight', **going_on)).model.state_dict()
+before = CXRCLIP.from_pretrained(sys.argv[2]).state_dict()
+found['resumed differs'] = [k for k, x in straight.items() if not x.equal(resumed[k])]
+found['learnt'] = [k for k, x in before.items() if not x.equal(straight[k])]
+found['computed'] = run.text_features.computed > 0
+
 # machines without a common disk: the state is in the main process's folder alone
-run.close()
 mine = config(f'mine{rank}', resume=True, **phantoms)
 train(mine)
 run = Trainer(mine)
