@@ -346,13 +346,18 @@ def _loss_faults(config):
         )
 
 
+def _starts(loss):
+    "Where temperature and bias start, if nobody says: as the loss's paper has them."
+    if loss == 'sigmoid':
+        return dict(temperature=0.1, logit_bias=-10.0)
+    return dict(temperature=CXRCLIPConfig.temperature, logit_bias=None)
+
+
 def _fill_start(config):
-    "Where temperature and bias start, if that is not given: as the loss's paper says."
-    is_sigmoid = config.loss == 'sigmoid'
-    if config.temperature is None:
-        config.temperature = 0.1 if is_sigmoid else CXRCLIPConfig.temperature
-    if config.logit_bias is None and is_sigmoid:
-        config.logit_bias = -10.0
+    "Temperature and bias that were left open."
+    for name, value in _starts(config.loss).items():
+        if getattr(config, name) is None:
+            setattr(config, name, value)
 
 
 def _faults(config):
@@ -429,7 +434,10 @@ def _singled_out(
     """
     defaults = {f.name: f.default for f in fields(cls)}
     if options.keys() >= defaults.keys():
-        return frozenset(k for k, v in options.items() if v != defaults.get(k))
+        usual = defaults | _starts(options['loss'])
+        return frozenset(
+            k for k, v in options.items() if v not in (defaults.get(k), usual.get(k))
+        )
     return frozenset(options)
 
 

@@ -179,10 +179,12 @@ def open_start(
     return model
 
 # %% ../../nbs/8_training/82_setup.ipynb #e95d78e9
-def _options_of(model):
-    "Options of a run that a model answers, and its answers."
-    own = {f.name for f in fields(ModelOptions)}
+def _options_of(model, loss):
+    "Options of a run with this loss that a model answers, and its answers."
+    own = {f.name for f in fields(ModelOptions)} - {'logit_bias'}
     answers = {k: v for k, v in vars(model.config).items() if k in own}
+    if loss == 'sigmoid' and model.logit_bias is not None:
+        answers['logit_bias'] = model.logit_bias.item()
     return answers | dict(
         vocab_size=len(model.tokenizer), temperature=1 / model.scale.item()
     )
@@ -196,7 +198,7 @@ def take_options(
 
     Raises: `CXRError` naming each option that was given and says something else.
     """
-    answers = _options_of(model)
+    answers = _options_of(model, config.loss)
     faults = []
     for name in sorted(config.given & answers.keys()):
         asked, there = getattr(config, name), answers[name]
@@ -249,10 +251,19 @@ def warn_of_overlap(
 # %% ../../nbs/8_training/82_setup.ipynb #fbffeb41
 def adapt_model(
     model: CXRCLIP,  # of `open_start`
-    options: ModelOptions,  # save_memory and compile are used
+    options: ModelOptions,  # logit_bias, save_memory, compile are used
     bank=None,  # prompt bank of the user; its version goes with the checkpoint
 ) -> CXRCLIP:  # the same
-    "A model that goes on, as `build_model` gives a new one."
+    """A model that goes on, as `build_model` gives a new one.
+
+    It has a bias if the loss has one, and only then.
+    """
+    if options.logit_bias is None:
+        model.logit_bias = None
+    elif model.logit_bias is None:
+        bias = torch.tensor(float(options.logit_bias))
+        model.logit_bias = nn.Parameter(bias)
+    model.config.logit_bias = options.logit_bias
     model.config.prompts_version = bank_version(bank)
     return _with_savings(model, options)
 
