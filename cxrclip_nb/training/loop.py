@@ -33,6 +33,7 @@ from ..text.bank import load_bank
 from .config import TrainConfig, parse_command, parse_mix
 from cxrclip_nb.training.report import (
     about_run,
+    close_tracker,
     evaluate,
     findings_table,
     metrics_table,
@@ -156,6 +157,7 @@ class Trainer:
         self.skipped = {}  # film that could not be read -> its study
         self.stop = StopSignals()  # the signal that it was sent
         self.lock = None  # of the folder, from `begin` on
+        self.accelerator = None  # of `_make_accelerator`
         self.workers = set()  # the loader's processes
         self._make_accelerator()
         self._open_data()
@@ -600,6 +602,8 @@ class Trainer:
 
     def close(self) -> None:
         "Let other runs into the folder; the end of the process does it, too."
+        if self.accelerator is not None:
+            close_tracker(self.accelerator)
         if self.lock is not None:
             self.lock.release()
 
