@@ -7,6 +7,7 @@ from .model.released import load_released as load_released
 from .model.chexficient import load_chexficient as load_chexficient
 from .model.others import ImageTextModel as ImageTextModel
 from .model.others import open_model as open_model
+from .model.onnx import export_onnx as export_onnx
 
 # runs
 from .training.config import TrainConfig as TrainConfig
@@ -60,6 +61,7 @@ from .losses.others import sigmoid_objective as sigmoid_objective
 from .evaluation.probe import linear_probe as linear_probe
 from .evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from .evaluation.zeroshot import zero_shot as zero_shot
+from .evaluation.embed import read_embeddings as read_embeddings
 
 # errors that are the user's; all are CXRError
 from .core import CXRError as CXRError

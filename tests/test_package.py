@@ -19,7 +19,7 @@ from cxrclip_nb.training.config import TrainConfig
 ROOT = Path(__file__).resolve().parent.parent
 LIB = ROOT / 'cxrclip_nb'
 MODULES = [p for p in LIB.rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')]
-COMMANDS = 'ablate convert evaluate prepare train translate'.split()
+COMMANDS = 'ablate ask convert embed evaluate prepare train translate'.split()
 PUBLIC = sorted(cxrclip_nb.__all__)
 
 
@@ -121,7 +121,9 @@ def test_help_lists_every_option(capsys):
 # command -> the module of its `main`, and what does the work there
 WORK = dict(
     ablate=('lab.ablation', 'ablate'),
+    ask=('evaluation.ask', 'ask_command'),
     convert=('model.released', 'load_released'),
+    embed=('evaluation.embed', 'embed_command'),
     evaluate=('evaluation.benchmarks', 'evaluate_command'),
     prepare=('data.prepare', 'prepare'),
     train=('training.loop', 'train'),

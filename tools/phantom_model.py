@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cxrclip_nb.data.phantoms import VERSION
+from cxrclip_nb.model.hub import PICTURE
 
 FILES = ('config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json')
 COMMAND = 'cxrclip-train --output_dir runs/phantom_model'
@@ -23,6 +24,8 @@ def main(run, target):
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(run / 'model' / name, target / name)  # not its permissions
+    if (run / 'model' / PICTURE).is_file():  # of the card
+        shutil.copyfile(run / 'model' / PICTURE, target / PICTURE)
     card = (run / 'model' / 'README.md').read_text()
     # 'model' is the folder's name in the run
     card = card.replace('# model\n', '# phantom_model\n')

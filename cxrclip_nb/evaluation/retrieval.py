@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TIE', 'KS', 'image_ranks', 'text_ranks', 'by_study', 'chance_levels', 'retrieval_metrics', 'retrieval_table',
-           'nearest', 'show_reports', 'show_films_found']
+           'nearest', 'label_precision', 'precision_table', 'show_reports', 'show_films_found']
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #e2906f6b
 import textwrap
@@ -426,6 +426,111 @@ def _nearest_to_block(queries, candidates, k, chunk):
         best, order = cosines_seen.topk(min(k, cosines_seen.shape[1]), 1)
         place = places_seen.gather(1, order)
     return place
+
+# %% ../../nbs/4_evidence/41_retrieval.ipynb #eabf51d5
+def _kth_best(queries, candidates, ks, chunk):
+    "The k-th largest cosine of each query, for each k [Q, len(ks)]."
+    best = queries.new_empty(len(queries), 0, dtype=torch.float64)
+    for j in range(0, len(candidates), chunk):
+        cosines = queries.double() @ candidates[j : j + chunk].double().T
+        seen = torch.cat([best, cosines], 1)
+        best = seen.topk(min(max(ks), seen.shape[1]), 1).values
+    return best[:, [k - 1 for k in ks]]
+
+
+def _share_of_first(queries, candidates, has, ks, chunk):
+    "Share of the first k candidates that have each label [len(ks), Q, C]."
+    edges = _kth_best(queries, candidates, ks, chunk)
+    # a last column counts the candidates
+    has = torch.cat([has, has.new_ones(len(has), 1)], 1).double()
+    above = has.new_zeros(len(ks), len(queries), has.shape[1])
+    tied = torch.zeros_like(above)
+    for j in range(0, len(candidates), chunk):
+        block = slice(j, j + chunk)
+        cosines = queries.double() @ candidates[block].double().T
+        for i in range(len(ks)):
+            apart = cosines - edges[:, i : i + 1]
+            above[i] += (apart > TIE).double() @ has[block]
+            tied[i] += (apart.abs() <= TIE).double() @ has[block]
+    k = torch.tensor(ks, dtype=torch.float64, device=has.device)[:, None, None]
+    places_left = k - above[..., -1:]
+    found = above + tied * places_left / tied[..., -1:]
+    return found[..., :-1] / k
+
+
+def _check_label_arrays(queries, candidates, query_labels, candidate_labels, ks):
+    for name, x, labels in (
+        ('queries', queries, query_labels),
+        ('candidates', candidates, candidate_labels),
+    ):
+        _check_finite(name, x)
+        if labels.ndim != 2 or len(labels) != len(x):
+            raise ValueError(
+                f'labels of {len(x)} {name} must be [{len(x)}, C], got '
+                f'{list(labels.shape)}'
+            )
+    if query_labels.shape[1] != candidate_labels.shape[1]:
+        raise ValueError(
+            f'{query_labels.shape[1]} labels of queries, '
+            f'{candidate_labels.shape[1]} of candidates'
+        )
+    if not ks or min(ks) < 1 or max(ks) > len(candidates):
+        raise ValueError(f'ks must lie in 1 to {len(candidates)}, got {list(ks)}')
+
+
+def label_precision(
+    queries: Tensor,  # [Q, D] unit norm, e.g. films
+    candidates: Tensor,  # [N, D] unit norm, e.g. reports
+    query_labels: np.ndarray,  # bool [Q, C]
+    candidate_labels: np.ndarray,  # bool [N, C]
+    ks: Sequence[int] = KS,
+    chunk: int = 1024,  # side of the block of similarities at once
+) -> np.ndarray:  # [len(ks), Q, C]; NaN where the query lacks the label
+    """Share of the first k candidates with a label, for each query that has it.
+
+    Raises: `ValueError` for shapes that do not fit, NaN, or a k beyond the candidates.
+    """
+    query_labels = np.asarray(query_labels, bool)
+    candidate_labels = np.asarray(candidate_labels, bool)
+    _check_label_arrays(queries, candidates, query_labels, candidate_labels, ks)
+    has = torch.tensor(candidate_labels, device=candidates.device)
+    parts = []
+    for i in range(0, len(queries), chunk):
+        part = queries[i : i + chunk]
+        parts.append(_share_of_first(part, candidates, has, list(ks), chunk).cpu())
+    shares = torch.cat(parts, 1).numpy()
+    return np.where(query_labels, shares, np.nan)
+
+
+def precision_table(
+    queries: Tensor,  # [Q, D] unit norm
+    candidates: Tensor,  # [N, D] unit norm
+    query_labels: np.ndarray,  # bool [Q, C]
+    candidate_labels: np.ndarray,  # bool [N, C]
+    labels: Sequence[str],  # [C] names
+    patients: Sequence | None = None,  # [Q] for the bootstrap; None: each its own
+    ks: Sequence[int] = KS,
+    n_boot: int = 500,
+    seed: int = 0,
+) -> pd.DataFrame:  # by label and K: value, low, high, chance (percent), queries
+    "`label_precision` averaged over queries, with 95 % intervals over patients."
+    shares = label_precision(queries, candidates, query_labels, candidate_labels, ks)
+    if patients is None:
+        patients = range(len(queries))
+    weights = patient_weights(patients, n_boot, seed)
+    chance = 100 * np.asarray(candidate_labels, bool).mean(0)
+    rows = []
+    for c, label in enumerate(labels):
+        has = np.flatnonzero(np.asarray(query_labels, bool)[:, c])
+        counts = weights[:, has]
+        for k, share in zip(ks, shares[:, has, c]):
+            with np.errstate(invalid='ignore'):
+                draws = 100 * (counts @ share) / counts.sum(1)
+            low, high = interval(draws)
+            value = 100 * share.mean() if len(has) else np.nan
+            rows.append((label, k, value, low, high, chance[c], len(has)))
+    columns = ['label', 'K', 'value', 'low', 'high', 'chance', 'queries']
+    return pd.DataFrame(rows, columns=columns).set_index(['label', 'K'])
 
 # %% ../../nbs/4_evidence/41_retrieval.ipynb #4fa3d9d2
 def _shorten(text, width):

@@ -36,6 +36,7 @@ from cxrclip_nb.model.hub import (
     CXRCLIPConfig,
     check_is_checkpoint,
     load_weights,
+    model_index,
     read_checkpoint,
     write_checkpoint,
 )
@@ -717,10 +718,16 @@ class CXRCLIP(nn.Module, PyTorchModelHubMixin, **HUB):
         **kwargs,  # of the mixin
     ):
         "The card, by the template of the hub's chapter."
-        return super().generate_model_card(
+        about = self.config.about or {}
+        card = super().generate_model_card(
             name=name,
             config=self.config,
-            about=self.config.about or {},
+            about=about,
             tokenizer=self.tokenizer is not None,
             **kwargs,
         )
+        results = model_index(about)
+        if results:
+            card.data.model_name = name
+            card.data.eval_results = results
+        return card

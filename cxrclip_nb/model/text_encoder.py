@@ -69,7 +69,8 @@ def pool_states(
         place = attention_mask.int().argmax(1)  # of the first 1
     else:
         place = _ends(attention_mask) - 1
-    rows = torch.arange(len(states), device=states.device)
+    # not len(states), which would freeze the number in a traced graph
+    rows = torch.arange(states.shape[0], device=states.device)
     return states[rows, place]
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #31-text-encoder-016

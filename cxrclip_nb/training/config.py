@@ -213,8 +213,10 @@ class OutputOptions:
         'epochs without a lower validation loss after which the run ends; '
         '0: it never ends early',
     )
-    tracker: Literal['none', 'tensorboard'] = _opt(
-        'none', 'writes the history for a tracker as well, into output_dir'
+    tracker: str = _opt(
+        'none',
+        'gives the history to a tracker as well: tensorboard (into output_dir), wandb, '
+        'mlflow, trackio or what else the installed Accelerate knows',
     )
     resume: bool = _opt(False, 'go on from the last state in output_dir')
 

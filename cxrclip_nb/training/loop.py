@@ -46,6 +46,7 @@ from cxrclip_nb.training.config import (
 )
 from cxrclip_nb.training.report import (
     about_run,
+    close_tracker,
     evaluate,
     findings_table,
     metrics_table,
@@ -175,6 +176,7 @@ class Trainer:
         self.skipped = {}  # film that could not be read -> its study
         self.stop = StopSignals()  # the signal that it was sent
         self.lock = None  # of the folder, from `begin` on
+        self.accelerator = None  # of `_make_accelerator`
         self.workers = set()  # the loader's processes
         self.origin = {}  # what a model that goes on has seen before
         self.text_features = None  # of a frozen text tower
@@ -732,6 +734,8 @@ class Trainer:
 
     def close(self) -> None:
         "Let other runs into the folder; the end of the process does it, too."
+        if self.accelerator is not None:
+            close_tracker(self.accelerator)
         if self.lock is not None:
             self.lock.release()
 
