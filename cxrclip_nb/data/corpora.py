@@ -30,9 +30,12 @@ from .films import MAX_BYTES
 from cxrclip_nb.data.studies import (
     COLUMNS,
     LABEL_COLUMNS,
+    OPTIONAL_COLUMNS,
     SPLITS,
     Fault,
     StudyError,
+    map_age,
+    map_sex,
     map_view,
     split_by_patient,
     validate_studies,
@@ -452,8 +455,29 @@ def _check_one_each(films):
     raise_faults(faults)
 
 
+def _first_known(films, column, translate):
+    "What the first film of a study that says it says: {study: value}."
+    says = films[column].fillna('')
+    says = says.map({cell: translate(cell) for cell in says.unique()})
+    known = says.notna() & (says != '')
+    return dict(zip(films.study_id[known][::-1], says[known][::-1]))
+
+
+def _about_patients(films, studies):
+    "Sex, age and race of each study, a list each; those that any film tells."
+    columns = {}
+    ways = (('sex', map_sex, ''), ('age', map_age, np.nan), ('race', str.strip, ''))
+    for column, translate, nothing in ways:
+        found = _first_known(films, column, translate) if column in films else {}
+        if found:
+            columns[column] = [found.get(study, nothing) for study in studies]
+    return columns
+
+
 def _group_films(films):
     """A row a study: study_id, patient_id, split and lists images, views.
+
+    And of `OPTIONAL_COLUMNS` those that `films` has, see `_finish`.
 
     Raises: `StudyError` if one study has two patients or two splits.
     """
@@ -470,7 +494,14 @@ def _group_films(films):
 
     table = films.drop_duplicates('study_id')
     table = table[['study_id', 'patient_id', 'split']].reset_index(drop=True)
-    return table.assign(images=by_study('images'), views=by_study('views'))
+    table = table.assign(images=by_study('images'), views=by_study('views'))
+    table = table.assign(**_about_patients(films, table.study_id))
+    if 'regions' in films:
+        table['regions'] = [
+            [list(cell) if isinstance(cell, list) else [] for cell in cells]
+            for cells in by_study('regions')
+        ]
+    return table
 
 
 def _translate(column, translate):
@@ -567,6 +598,9 @@ def _finish(films, says, root, source, missing, left_out, seed=None, clue=''):
 
     `films` has study_id, patient_id, split, images, views and there; `says` texts and
     labels; `clue` may explain missing films. With a seed it is split by patient.
+
+    `films` may have regions (a list of `make_region` per film, or nothing), and sex,
+    age and race in any spelling, of which the first film of a study counts that tells.
     """
     listed = films.study_id
     says = _fill_lists(says)
@@ -586,7 +620,8 @@ def _finish(films, says, root, source, missing, left_out, seed=None, clue=''):
         raise StudyError([Fault(source, 'study_id', 'empty', reason)])
     if seed is not None:
         table = split_by_patient(table, seed=seed)
-    table = validate_studies(table[list(COLUMNS)])
+    optional = [column for column in OPTIONAL_COLUMNS if column in table]
+    table = validate_studies(table[[*COLUMNS, *optional]])
     note_left_out(table, left_out)
     _say_what_came(table, source, left_out, _losses(wanted, clue))
     return table
@@ -1276,16 +1311,20 @@ def _rsna_patients(root):
         raise CXRError(f'{path} is no mapping to ChestX-ray14: {e!r}') from e
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-037
+_IMAGE_TAGS = ['PatientID', 'ViewPosition', 'PatientSex', 'PatientAge']
+
+
 def _by_image(root, says, usual, places, patients, source, missing, left_out, seed):
     """The study table of a corpus in which an image is a study.
 
-    The view is read from the DICOM, and where `patients` is None, the patient.
+    View, sex and age are read from the DICOM, and where `patients` is None, the
+    patient. `says` may have a column of regions.
     """
     ids = list(says.index)
     films = dict(study_id=ids, split='', images=[usual.format(i) for i in ids])
     films = _locate(pd.DataFrame(films), places)
     there = films[films.there]
-    tags = _dicom_tags(root, there.images, ['PatientID', 'ViewPosition'])
+    tags = _dicom_tags(root, there.images, _IMAGE_TAGS)
     tag_of = dict(zip(there.study_id, tags))
     if patients is None:
         patients = {i: t['PatientID'] for i, t in tag_of.items() if t.get('PatientID')}
@@ -1298,6 +1337,11 @@ def _by_image(root, says, usual, places, patients, source, missing, left_out, se
     films['patient_id'] = [patients.get(i, i) for i in ids]
     views = [map_view(tag_of.get(i, {}).get('ViewPosition')) for i in ids]
     films = films.assign(views=views)
+    for column, tag in (('sex', 'PatientSex'), ('age', 'PatientAge')):
+        films[column] = [tag_of.get(i, {}).get(tag, '') for i in ids]
+    if 'regions' in says:
+        films['regions'] = says.regions.to_numpy()
+        says = says.drop(columns='regions')
     return _finish(films, says, root, source, missing, left_out, seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #8ec41f97
