@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_COLUMNS', 'LIST_COLUMNS', 'COLUMNS', 'VIEWS', 'SPLITS', 'OPTIONAL_COLUMNS', 'SEXES', 'MAX_AGE', 'FAULT_KINDS',
-           'MAX_TABLE_BYTES', 'MAX_CELLS', 'map_view', 'map_sex', 'map_age', 'Fault', 'StudyError', 'validate_studies',
-           'report_of', 'split_by_patient', 'save_studies', 'load_studies']
+           'FILM_COLUMNS', 'MAX_TABLE_BYTES', 'MAX_CELLS', 'map_view', 'map_sex', 'map_age', 'Fault', 'StudyError',
+           'validate_studies', 'keep_films', 'report_of', 'split_by_patient', 'save_studies', 'load_studies']
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #10-studies-003
 import itertools
@@ -30,7 +30,7 @@ COLUMNS = ('study_id', 'patient_id', 'source', 'split', *LIST_COLUMNS)
 VIEWS = ('PA', 'AP', 'LATERAL', 'UNKNOWN')
 SPLITS = ('train', 'valid', 'test')
 # columns that a table may have
-OPTIONAL_COLUMNS = ('sex', 'age', 'race', 'regions')
+OPTIONAL_COLUMNS = ('sex', 'age', 'race', 'split_from', 'regions')
 SEXES = ('F', 'M', '')
 MAX_AGE = 120  # years
 
@@ -213,8 +213,9 @@ def _optional_faults(r, sound):
     if not is_number or not (age != age or 0 <= age <= MAX_AGE):
         reason = f'must be years in 0..{MAX_AGE} or NaN, got {age!r} (see map_age)'
         yield 'age', 'cell', reason
-    if not isinstance(r.get('race', ''), str):
-        yield 'race', 'cell', f'must be a text, got {r["race"]!r}'
+    for column in ('race', 'split_from'):
+        if not isinstance(r.get(column, ''), str):
+            yield column, 'cell', f'must be a text, got {r[column]!r}'
     if 'regions' in r:
         n_films = len(r['images']) if 'images' in sound else None
         for kind, reason in region_faults(r['regions'], n_films):
@@ -252,8 +253,13 @@ def _splits_of(rows, column):
 
 def _split_faults(rows):
     "Faults of patients and films that stand in several splits."
-    for what, column in (('patient', 'patient_id'), ('film', 'images')):
-        for name, splits in _splits_of(rows, column).items():
+    # lists of films say where a patient stands, see `split_from_lists`
+    by_patient = [r for r in rows if not r.get('split_from')]
+    for what, column, some in (
+        ('patient', 'patient_id', by_patient),
+        ('film', 'images', rows),
+    ):
+        for name, splits in _splits_of(some, column).items():
             if len(splits) > 1:
                 where = ' and '.join(sorted(splits))
                 reason = f'in {where}; a {what} belongs to one split'
@@ -292,7 +298,7 @@ def _is_nothing(cell):
 def _optional_cells(studies):
     "The optional columns that are there, with what stands for nothing filled in."
     cells = {}
-    for column in ('sex', 'race'):
+    for column in ('sex', 'race', 'split_from'):
         if column in studies:
             cells[column] = ['' if _is_nothing(c) else c for c in studies[column]]
     if 'age' in studies:
@@ -338,6 +344,24 @@ def validate_studies(
     lists = {c: [_as_list(v) for v in studies[c]] for c in LIST_COLUMNS}
     studies = studies.reset_index(drop=True).assign(**lists)
     return studies.astype({'age': float}) if 'age' in optional else studies
+
+# %% ../../nbs/1_pairs/10_studies.ipynb #f375c73b
+FILM_COLUMNS = ('images', 'views', 'regions')  # a cell of these has an item per film
+
+
+def keep_films(
+    studies: pd.DataFrame,  # a study table
+    kept: list,  # per study: a bool per film, is it kept?
+) -> pd.DataFrame:  # as many rows; a study may have no film left
+    "The table with some of its films."
+    columns = {}
+    for column in FILM_COLUMNS:
+        if column in studies:
+            columns[column] = [
+                list(itertools.compress(cell, keep))
+                for cell, keep in zip(studies[column], kept)
+            ]
+    return studies.assign(**columns)
 
 # %% ../../nbs/1_pairs/10_studies.ipynb #dd7f8a01
 def report_of(
