@@ -31,6 +31,8 @@ from .data.studies import save_studies as save_studies
 from .data.studies import split_by_patient as split_by_patient
 from .data.studies import validate_studies as validate_studies
 from .data.leakage import leakage as leakage
+from .data.leakage import split_from_lists as split_from_lists
+from .data.regions import make_region as make_region
 from .data.prepare import prepare as prepare
 from .data.phantoms import make_phantoms as make_phantoms
 from .data.films import read_film as read_film

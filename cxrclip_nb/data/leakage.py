@@ -94,8 +94,11 @@ def _path_parts(film):
     return _SUFFIX.sub('', path).split('/')
 
 
+_FIVE_DIGITS = re.compile(r'(\d\D*){5}')
+
+
 def _has_five_digits(end):
-    return sum(c.isdigit() for c in end) >= 5
+    return _FIVE_DIGITS.search(end) is not None
 
 
 def _ends(films):

@@ -312,6 +312,9 @@ def as_regions(
         cell = cell.tolist()
     if isinstance(cell, Mapping):
         return {key: as_regions(value) for key, value in cell.items()}
+    # runs of a mask may be many
+    if isinstance(cell, list) and set(map(type, cell)) <= {int, float}:
+        return list(cell)
     if isinstance(cell, list | tuple):
         return [as_regions(item) for item in cell]
     return cell.item() if isinstance(cell, np.generic) else cell
