@@ -14,9 +14,11 @@ from .training.loop import train as train
 from .training.report import evaluate as evaluate
 
 # corpora and tables
+from .data.corpora import read_chestxdet as read_chestxdet
 from .data.corpora import read_chexpert as read_chexpert
 from .data.corpora import read_chexpert_plus as read_chexpert_plus
 from .data.corpora import read_mimic as read_mimic
+from .data.corpora import read_ms_cxr as read_ms_cxr
 from .data.corpora import read_nih14 as read_nih14
 from .data.corpora import read_openi as read_openi
 from .data.corpora import read_padchest as read_padchest
