@@ -15,9 +15,11 @@ from .training.loop import train as train
 from .training.report import evaluate as evaluate
 
 # corpora and tables
+from .data.corpora import read_chestxdet as read_chestxdet
 from .data.corpora import read_chexpert as read_chexpert
 from .data.corpora import read_chexpert_plus as read_chexpert_plus
 from .data.corpora import read_mimic as read_mimic
+from .data.corpora import read_ms_cxr as read_ms_cxr
 from .data.corpora import read_nih14 as read_nih14
 from .data.corpora import read_openi as read_openi
 from .data.corpora import read_padchest as read_padchest
@@ -32,6 +34,8 @@ from .data.studies import save_studies as save_studies
 from .data.studies import split_by_patient as split_by_patient
 from .data.studies import validate_studies as validate_studies
 from .data.leakage import leakage as leakage
+from .data.leakage import split_from_lists as split_from_lists
+from .data.regions import make_region as make_region
 from .data.prepare import prepare as prepare
 from .data.phantoms import make_phantoms as make_phantoms
 from .data.films import read_film as read_film

@@ -54,14 +54,18 @@ def _fitted(text, ax):
     return '\n'.join(textwrap.fill(line, n) for line in text.split('\n'))
 
 
-def _outline(ax, masks, colors):
+def _outline(ax, masks, lines, colors):
     "A line around each mask, a little outside of it; the names below the film."
     for name, mask in masks.items():
         if mask.any():
             distance = distance_transform_edt(~mask)
             gap = max(1, mask.shape[1] / 70)
             ax.contour(distance, levels=[gap], colors=[colors[name]], linewidths=1.3)
-            ax.plot([], [], color=colors[name], lw=2.5, label=name)  # for the legend
+    for name, points in lines:
+        ax.add_patch(Polygon(points, fill=False, ec=colors[name], lw=1.3))
+    drawn = [name for name, mask in masks.items() if mask.any()]
+    for name in dict.fromkeys([*drawn, *(name for name, _ in lines)]):
+        ax.plot([], [], color=colors[name], lw=2.5, label=name)  # for the legend
     if ax.lines:
         below = dict(loc='upper center', bbox_to_anchor=(0.5, 0), borderaxespad=0.2)
         ax.legend(fontsize=8, frameon=False, handlelength=1, **below)
@@ -74,12 +78,15 @@ def show_films(
     ncols: int | None = None,  # films per row; default at most 4
     size: float | None = None,  # inches per film; default fills 8.4 inches, at most 3.2
     axs=None,  # draw into these Axes instead
+    # per film: (name, [n, 2] points x, y of a closed line), as of `region_outlines`
+    outlines: Sequence | None = None,
 ) -> np.ndarray:  # the Axes, one per film
-    """A grid of grey films, masks as outlines with their names below.
+    """A grid of grey films, masks and outlines as lines with their names below.
 
-    Raises: `ValueError` if titles or masks do not match the films in number.
+    Raises: `ValueError` if titles, masks or outlines do not match the films in number.
     """
-    for what, given in (('titles', titles), ('masks', masks)):
+    several = dict(titles=titles, masks=masks, outlines=outlines)
+    for what, given in several.items():
         if given is not None and len(given) != len(films):
             raise ValueError(f'{len(films)} films, but {len(given)} {what}')
     if axs is None:
@@ -87,14 +94,16 @@ def show_films(
     axs = np.atleast_1d(axs).ravel()
     for ax in axs:
         ax.axis('off')
-    names = dict.fromkeys(name for of_film in masks or () for name in of_film)
-    colors = dict(zip(names, itertools.cycle(_ON_FILMS)))
+    masks = [{} for _ in films] if masks is None else masks
+    outlines = [[] for _ in films] if outlines is None else outlines
+    names = [name for of_film in masks for name in of_film]
+    names += [name for of_film in outlines for name, _ in of_film]
+    colors = dict(zip(dict.fromkeys(names), itertools.cycle(_ON_FILMS)))
     for i, (ax, film) in enumerate(zip(axs, films)):
         ax.imshow(film, cmap='gray', vmin=0, vmax=255)
         if titles is not None:
             ax.set_title(_fitted(titles[i], ax), fontsize=8)
-        if masks is not None:
-            _outline(ax, masks[i], colors)
+        _outline(ax, masks[i], outlines[i], colors)
     return axs[: len(films)]
 
 # %% ../nbs/5_basics/51_plots.ipynb #17a0d51b

@@ -44,11 +44,13 @@ from cxrclip_nb.data.films import (
     cache_settings,
     open_films,
 )
-from .leakage import ORIGINS, leakage
+from .leakage import leakage, origins_of, split_from_lists
+from .regions import region_outlines
 from cxrclip_nb.data.studies import (
     LABEL_COLUMNS,
     SPLITS,
     VIEWS,
+    keep_films,
     load_studies,
     save_studies,
 )
@@ -58,9 +60,19 @@ from ..plots import PALETTE, show_films
 logger = logging.getLogger(__name__)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-009
+def _with_lists(reader, lists):
+    "A reader whose table is split by lists of films."
+
+    def read(root, **options):
+        return split_from_lists(reader(root, **options), lists)
+
+    return read
+
+
 def open_reader(
     corpus: str,  # 'csv' or a name of `READERS`
-    options: dict,  # of this reader, name -> value
+    # of this reader, name -> value; split_from: the lists of `split_from_lists`
+    options: dict,
     # options that readers have in common; one that this reader lacks is left out
     **usual,
 ) -> tuple:  # the reader, and all its options
@@ -76,6 +88,7 @@ def open_reader(
     reader = readers[corpus]
     takes = list(inspect.signature(reader).parameters)[1:]
     own = [name for name in takes if name not in usual and name != 'columns']
+    own.append('split_from')
     if corpus == 'csv':
         own += list(GUESSES)
     unknown = sorted(set(options) - set(own))
@@ -85,6 +98,10 @@ def open_reader(
             f'{", ".join(own) or "none"}'
         )
     shared = {name: value for name, value in usual.items() if name in takes}
+    options = dict(options)
+    lists = options.pop('split_from', None)
+    if lists is not None:
+        reader = _with_lists(reader, lists)
     return reader, shared | options
 
 
@@ -111,17 +128,13 @@ def drop_films(
     studies: pd.DataFrame,  # a study table
     films,  # paths, as in `images`
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Drop films with their views, and studies that have no film left.
+    """Drop films with their views and regions, and studies that have no film left.
 
     Returns: the table without them; the ids of the studies that had no other film.
     """
     films = set(films)
-    images, views = [], []
-    for paths, names in zip(studies.images, studies.views):
-        kept = [k for k, path in enumerate(paths) if path not in films]
-        images.append([paths[k] for k in kept])
-        views.append([names[k] for k in kept])
-    left = studies.assign(images=images, views=views)
+    kept = [[film not in films for film in cell] for cell in studies.images]
+    left = keep_films(studies, kept)
     empty = left.images.map(len) == 0
     return left[~empty].reset_index(drop=True), list(left.study_id[empty])
 
@@ -300,6 +313,57 @@ def _table_text(frame, name):
     return '\n'.join('| ' + ' | '.join(map(str, row)) + ' |' for row in rows)
 
 
+def _region_counts(studies):
+    "Regions and films by what they are called; without any, no row."
+    rows = [
+        (region['label'] or 'a phrase alone', film, region['mask'] is not None)
+        for images, cell in zip(studies.images, studies.regions)
+        for film, of_film in zip(images, cell)
+        for region in of_film
+    ]
+    found = pd.DataFrame(rows, columns=['name', 'film', 'mask']).groupby('name')
+    counts = pd.DataFrame(
+        {
+            'regions': found.size(),
+            'films': found.film.nunique(),
+            'with mask': found['mask'].sum(),
+        }
+    )
+    return counts.astype(int).sort_values('regions', ascending=False)
+
+
+def _patient_lines(studies):
+    "What is known of patients, a line a column."
+    lines = []
+    for column in ('sex', 'race'):
+        if column in studies:
+            counts = studies[column].replace('', 'not known').value_counts()
+            told = ', '.join(f'{name} {n:,}' for name, n in counts.items())
+            lines.append(f'- {column} (studies): {told}')
+    if 'age' in studies:
+        low, middle, high = studies.age.quantile([0.05, 0.5, 0.95])
+        lines.append(
+            f'- age (years): median {middle:.0f}, 5 % below {low:.0f}, 5 % above '
+            f'{high:.0f}, not known of {studies.age.isna().sum():,} studies'
+        )
+    return lines
+
+
+def _optional_parts(studies):
+    "Headings and texts for the columns that a table may have."
+    patients = _patient_lines(studies)
+    if patients:
+        yield from ('## Patients', '\n'.join(patients))
+    if 'regions' in studies:
+        counts = _region_counts(studies)
+        yield '## Regions'
+        yield _table_text(counts, 'label') if len(counts) else 'none'
+    if 'split_from' in studies:
+        counts = studies.split_from.value_counts()
+        lists = [f'- {name or "none"}: {n:,} studies' for name, n in counts.items()]
+        yield from ('## Split from lists of films', '\n'.join(lists))
+
+
 def report_text(
     studies: pd.DataFrame,  # the finished table
     left_out: pd.DataFrame,  # stage, what, reason
@@ -325,6 +389,7 @@ def report_text(
         _table_text(tables['views'], 'view'),
         '## Labels (studies)',
         _table_text(labels, 'label') if len(labels) else 'none',
+        *_optional_parts(studies),
         '## Shared between splits',
         '\n'.join(leaks) or 'nothing',
         '## Left out (all in left_out.csv)',
@@ -434,6 +499,32 @@ def _show_film_sizes(sizes, ax):
     ax.margins(0.2)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-031
+def _marked_films(studies, rng, n):
+    "(study, place of its first film with regions) of n studies at random."
+    marked = []
+    for study in studies.iloc[rng.permutation(len(studies))].itertuples():
+        places = [k for k, of_film in enumerate(study.regions) if of_film]
+        marked += [(study, k) for k in places[:1]]
+        if len(marked) == n:
+            break
+    return marked
+
+
+def _show_regions(studies, read, rng, axs):
+    "Films with their regions, one in each of some Axes."
+    marked = _marked_films(studies, rng, len(axs))
+    films = [read(study.images[k]) for study, k in marked]
+    outlines = [
+        region_outlines(study.regions[k], film.shape)
+        for (study, k), film in zip(marked, films)
+    ]
+    for ax in axs:
+        ax.axis('off')
+    counts = [len(study.regions[k]) for study, k in marked]
+    titles = [f'{n} region{"s" * (n > 1)}' for n in counts]
+    show_films(films, titles, axs=list(axs[: len(marked)]), outlines=outlines)
+
+
 def report_page(
     studies: pd.DataFrame,
     read,  # film -> uint8 [H, W], of `open_films`
@@ -443,8 +534,10 @@ def report_page(
 ) -> plt.Figure:
     "The report as a page of plots."
     tables = report_tables(studies)
-    fig = plt.figure(figsize=(11, 7.5), layout='constrained')
-    plots, row = fig.subfigures(2, 1, height_ratios=(2.6, 1))
+    has_regions = 'regions' in studies and studies.regions.map(any).any()
+    heights = (2.6, 1, 1.35) if has_regions else (2.6, 1)
+    fig = plt.figure(figsize=(11, 7.5 / 3.6 * sum(heights)), layout='constrained')
+    plots, row, *last = fig.subfigures(len(heights), 1, height_ratios=heights)
     axs = plots.subplot_mosaic(
         [['views', 'labels', 'texts'], ['sizes', 'labels', 'study']]
     )
@@ -461,6 +554,8 @@ def report_page(
         ax.axis('off')
     first_films = [read(s.images[0]) for s in some]
     show_films(first_films, titles, axs=list(films[: len(some)]))
+    for row in last:
+        _show_regions(studies, read, rng_for(seed, 'regions'), row.subplots(1, 6))
     fig.suptitle(title)
     return fig
 
@@ -704,7 +799,8 @@ def mix(
     counts = Counter()
     for folder in folders:
         table = load_studies(folder / 'studies.parquet')
-        origins = [ORIGINS.get(source, folder.name) for source in table.source]
+        origins = ['+'.join(sorted(origins_of(source))) for source in table.source]
+        origins = [origin or folder.name for origin in origins]
         counts.update(f'{o}/{s}' for o, s in zip(origins, table.study_id))
         table['study_id'] = f'{folder.name}/' + table.study_id
         table['patient_id'] = [f'{o}/{p}' for o, p in zip(origins, table.patient_id)]

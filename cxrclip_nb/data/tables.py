@@ -9,6 +9,7 @@ __all__ = ['logger', 'GUESSES', 'SPLIT_NAMES', 'raise_faults', 'cell_faults', 'L
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-003
 import codecs
+import contextlib
 import csv
 import difflib
 import functools
@@ -31,14 +32,19 @@ import pandas as pd
 
 from ..core import CXRError, open_regular
 from .films import open_films
+from .regions import parse_regions
 from cxrclip_nb.data.studies import (
     COLUMNS,
     LABEL_COLUMNS,
     MAX_TABLE_BYTES,
+    OPTIONAL_COLUMNS,
     SPLITS,
     Fault,
     StudyError,
+    keep_films,
     load_studies,
+    map_age,
+    map_sex,
     map_view,
     split_by_patient,
     validate_studies,
@@ -472,6 +478,10 @@ GUESSES = dict(
     uncertain=('uncertain',),
     split=('split',),
     source=('source', 'dataset'),
+    sex=('sex', 'gender', 'patientsex', 'patientgender'),
+    age=('age', 'patientage'),
+    race=('race',),
+    regions=('regions',),
 )
 # fmt: on
 _WORDS = ('text', 'findings', 'impression', 'labels', *LABEL_COLUMNS)  # roles that say
@@ -855,6 +865,33 @@ def _study_labels(rows, label_columns):
 _VERSIONS = 'has versions of one text that differ by dates only, taken once'
 
 
+_TRANSLATE = dict(sex=map_sex, age=map_age, race=str)
+
+
+def _about_patient(rows):
+    "Sex, age and race as the first row says that says something."
+    said = {}
+    for column, translate in _TRANSLATE.items():
+        values = [translate(row.get(column, '')) for row in rows]
+        known = [
+            value for value in values if value not in ('', None) and value == value
+        ]
+        said[column] = known[0] if known else translate('')
+    return said
+
+
+def _study_regions(rows, images):
+    "The regions of each film of a study; what cannot be read is told elsewhere."
+    regions = {film: [] for film in images}
+    for row in rows:
+        films, _ = _films(row)
+        with contextlib.suppress(CXRError):
+            cells = parse_regions(row.get('regions', ''), len(films))
+            for film, of_film in zip(films, cells):
+                regions[film] += of_film
+    return list(regions.values())
+
+
 def _study(study, rows, label_columns, sections, notes):
     "One study of the table from its CSV rows; `notes` gets what is worth knowing."
     first = rows[0]
@@ -872,6 +909,8 @@ def _study(study, rows, label_columns, sections, notes):
         texts=texts,
         augmented=[],
         **_study_labels(rows, label_columns),
+        **_about_patient(rows),
+        regions=_study_regions(rows, images),
     )
 
 # %% ../../nbs/6_data/64_tables.ipynb #12-tables-031
@@ -922,6 +961,11 @@ def _cell_faults(row, columns):
         numbers = f'{len(views)} views for {len(films)} images'
         reason = f'{numbers}; write one for each, or one for all'
         yield found['view'], 'length', reason
+    try:
+        parse_regions(row.get('regions', ''), len(films))
+    except CXRError as e:
+        reason = f'{e}; write [{{"label": ..., "box": [left, top, right, bottom]}}]'
+        yield found['regions'], 'cell', reason
     split = _split(row)
     if split not in ('', *SPLITS):
         reason = f'{split!r} is no split; write {", ".join(SPLITS)}'
@@ -986,7 +1030,8 @@ def _group(rows, columns, sections, notes):
     for study, study_rows in studies.items():
         faults += _contradictions(study, study_rows, columns.roles)
         made.append(_study(study, study_rows, columns.labels, sections, notes))
-    table = pd.DataFrame(made, columns=COLUMNS)
+    optional = [role for role in OPTIONAL_COLUMNS if role in columns.roles]
+    table = pd.DataFrame(made, columns=[*COLUMNS, *optional])
     faults += _shared_films(table, columns.roles['image'], notes)
     return table, faults, faulty_studies
 
@@ -1036,18 +1081,14 @@ def _check(table, root, faults, faulty_studies, unused):
 def _skip_films(table, root, left_out):
     "The table without films that are not there; studies without any other go, too."
     there = open_films(root)
-    kept_images = []
-    kept_views = []
-    for images, views in zip(table.images, table.views):
-        here = [f in there for f in images]
-        kept_images.append([f for f, ok in zip(images, here) if ok])
-        kept_views.append([v for v, ok in zip(views, here) if ok])
+    kept = [[f in there for f in images] for images in table.images]
+    for images, here in zip(table.images, kept):
         gone = [f for f, ok in zip(images, here) if not ok]
         left_out += [LeftOut(f, 'is not on disk') for f in gone]
-    has_film = np.array([bool(images) for images in kept_images], dtype=bool)
+    has_film = np.array([any(here) for here in kept], dtype=bool)
     why = 'none of its films is on disk'
     left_out += [LeftOut(s, why, 'study') for s in table.study_id[~has_film]]
-    table = table.assign(images=kept_images, views=kept_views)
+    table = keep_films(table, kept)
     return table[has_film].reset_index(drop=True)
 
 
