@@ -506,7 +506,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from ..core import CXRError, atomic_path, progress
+from ..core import CXRError, atomic_path, open_regular, progress
 
 # %% ../../nbs/6_data/62_films.ipynb #12-films-009
 def _path_below(root, film):
@@ -616,6 +616,17 @@ def _die_with_parent():
     Thread(target=wait, daemon=True).start()
 
 
+def _pool(num_workers):
+    "Processes; `CXRError` where the system lets none be had."
+    try:
+        return ProcessPoolExecutor(num_workers, initializer=_die_with_parent)
+    except OSError as e:
+        raise CXRError(
+            f'num_workers={num_workers}: no processes can be had here ({e.strerror}); '
+            'is there a /dev/shm that can be written? num_workers=0 needs none'
+        ) from None
+
+
 @contextmanager
 def _mapping(num_workers):
     "A `map` by this process or, for 1 and more, by others; results come in order."
@@ -624,7 +635,7 @@ def _mapping(num_workers):
         return
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # a forked process cannot use, nor end, OpenCV's threads
-    pool = ProcessPoolExecutor(num_workers, initializer=_die_with_parent)
+    pool = _pool(num_workers)
     try:
         yield partial(pool.map, chunksize=8)
     except BrokenProcessPool as e:
@@ -649,8 +660,9 @@ def cache_settings(
     for card in (folder / _CARD, begun / _CARD):
         if card.is_file():
             try:
-                settings = json.loads(card.read_text('utf-8'))
-            except ValueError as e:
+                with open_regular(card, 2**20) as file:
+                    settings = dict(json.loads(file.read()))
+            except (ValueError, TypeError) as e:
                 reason = f'damaged ({e}); delete the folder and start over'
                 raise FilmError(card, reason) from e
             return dict(settings, finished=not begun.is_dir())

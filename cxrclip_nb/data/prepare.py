@@ -269,7 +269,8 @@ def _facts(paths: Iterator[str], are_films: bool) -> pd.DataFrame:
             found = os.stat(path)
             has_checksum = not are_films and path.lower().endswith(_TABLES)
             checksum = _checksum(path) if has_checksum else -1
-            rows[path] = (found.st_size, found.st_mtime_ns, checksum)
+            name = path.encode('utf-8', 'backslashreplace').decode()
+            rows[name] = (found.st_size, found.st_mtime_ns, checksum)
     facts = pd.DataFrame.from_dict(rows, 'index', columns=_FIELDS, dtype='int64')
     return facts.assign(film=are_films)
 
