@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['logger', 'rng_for', 'seed_everything', 'pick_device', 'check_shape', 'atomic_path', 'shorten', 'printable',
-           'CXRError', 'FileError', 'open_regular', 'log_to_terminal', 'progress', 'stage', 'HelpWithDefaults',
-           'end_parser']
+           'CXRError', 'FileError', 'open_regular', 'limit', 'reason_of', 'no_panic', 'shared_number', 'check_workers',
+           'log_to_terminal', 'progress', 'stage', 'HelpWithDefaults', 'end_parser']
 
 # %% ../nbs/5_basics/50_core.ipynb #00-core-003
 import argparse
 import hashlib
 import logging
 import os
+import pickle
 import random
 import shutil
 import stat
@@ -195,6 +196,68 @@ def open_regular(
         file.close()
         raise error(path, reason)
     return file
+
+
+def limit(
+    name: str,  # e.g. 'MAX_PIXELS'
+    usual: int,  # the bound that is kept if nothing else is said
+) -> int:  # what the environment variable CXRCLIP_MAX_PIXELS says, or the usual
+    """A bound on what is read, which may be raised for files that one trusts.
+
+    Raises: `CXRError` for a variable that is no whole number above 0.
+    """
+    said = os.environ.get(f'CXRCLIP_{name}', str(usual))
+    if not said.isdecimal() or not int(said):
+        raise CXRError(f'CXRCLIP_{name}={said!r}: must be a whole number above 0')
+    return int(said)
+
+# %% ../nbs/5_basics/50_core.ipynb #2b6b5dcc
+def reason_of(
+    error: BaseException,  # of a library that has read a file
+    most: int = 120,  # characters
+) -> str:  # one line: the kind of error, and its first sentence
+    "What a library found wrong with a file, without its advice."
+    # torch puts advice around the error of its unpickler
+    reason = inner = error
+    while inner := inner.__context__:
+        if isinstance(inner, pickle.UnpicklingError):
+            reason = inner
+    lines = str(reason).splitlines() or ['']
+    sentence = lines[0].split('. ')[0].split(' Please ')[0]
+    return f'{type(reason).__name__}: {sentence[:most]}'.removesuffix(': ')
+
+
+@contextmanager
+def no_panic(
+    what: str,  # what may be damaged, for the message
+):
+    "A panic of a library in Rust becomes a `CXRError`; other errors pass."
+    try:
+        yield
+    except BaseException as e:
+        if type(e).__name__ != 'PanicException':
+            raise
+        raise CXRError(f'{what}: damaged ({reason_of(e)})') from None
+
+# %% ../nbs/5_basics/50_core.ipynb #c40f6d28
+def shared_number() -> Tensor:  # int64 []
+    "A zero that loader processes share; of this one alone where nothing can be shared."
+    number = torch.zeros((), dtype=torch.int64)
+    try:
+        return number.share_memory_()
+    except RuntimeError:
+        return number
+
+
+def check_workers(
+    num_workers: int,  # that are asked for; 0: this process
+) -> None:
+    "`CXRError` if there is no shared memory for loader processes."
+    if num_workers and not shared_number().is_shared():
+        raise CXRError(
+            f'num_workers={num_workers}: processes need shared memory (/dev/shm), and '
+            'none can be had here; give num_workers=0, or in a container --shm-size'
+        )
 
 # %% ../nbs/5_basics/50_core.ipynb #ef6835a8
 class _Terminal(logging.Handler):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..core import CXRError, rng_for
+from ..core import CXRError, check_workers, rng_for, shared_number
 from .augment import draw_view, eval_view, scaled_box, take_view
 from .films import FilmError, open_films
 from .sampling import sample_views, study_texts
@@ -201,7 +201,7 @@ class StudyDataset(Dataset):
         self.on_bad_film = on_bad_film
         self.how = dict(detail=detail, resize=resize, interpolation=interpolation)
         # shared with workers that live on from epoch to epoch
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.epoch = shared_number()
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
@@ -369,6 +369,7 @@ def make_loader(
                 f'{len(sampler)} training studies do not fill a batch of '
                 f'{batch_size}; lower batch_size or add studies'
             )
+    check_workers(num_workers)
     if num_workers:
         os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     return DataLoader(

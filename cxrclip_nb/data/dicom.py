@@ -25,11 +25,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from ..core import FileError
+from ..core import FileError, limit
 
 # %% ../../nbs/6_data/60_dicom.ipynb #12-decode-007
 # a film has 5 to 20 million; more is refused before it is decoded
-MAX_PIXELS = 80_000_000
+MAX_PIXELS = limit('MAX_PIXELS', 80_000_000)
 
 
 class FilmError(FileError):
@@ -44,7 +44,9 @@ def check_size(
     "Raises: `FilmError` for a film of no pixels, or of too many."
     if not 0 < h * w <= MAX_PIXELS:
         raise FilmError(
-            path, f'its header claims {w} x {h} pixels; 1 to {MAX_PIXELS:,} are allowed'
+            path,
+            f'its header claims {w} x {h} pixels; 1 to {MAX_PIXELS:,} are allowed '
+            '(the environment variable CXRCLIP_MAX_PIXELS raises that)',
         )
 
 # %% ../../nbs/6_data/60_dicom.ipynb #746f9821
@@ -125,6 +127,39 @@ def _scale(values, low, high):
     return (values.clip(low, high) - low) * (255 / (high - low))
 
 
+def _row_blocks(a):
+    "Some rows at a time, as finite float64, so that no second film is held."
+    for k in range(0, len(a), 256):
+        block = a[k : k + 256].astype(np.float64)
+        yield k, np.nan_to_num(block, copy=False, posinf=0, neginf=0)
+
+
+def _near_range(a):
+    "`_grey_range` of values of which nearly every one is different."
+    flat = a.flatten()
+    for k in range(0, flat.size, 2**20):
+        np.nan_to_num(flat[k : k + 2**20], copy=False, posinf=0, neginf=0)
+    ranks = [max(math.ceil(share * flat.size) - 1, 0) for share in (0.01, 0.99)]
+    flat.partition(ranks)
+    low, high = flat[ranks].astype(np.float64)
+    far = (high - low) / 2 if high > low else np.inf
+    near_low, near_high = np.inf, -np.inf
+    for _, block in _row_blocks(a):
+        near = block[(block >= low - far) & (block <= high + far)]
+        near_low = min(near_low, near.min(initial=np.inf))
+        near_high = max(near_high, near.max(initial=-np.inf))
+    return near_low, near_high
+
+
+def _stretched(a):
+    "Values of more than 16 bits as grey bytes, stretched by their range."
+    low, high = _near_range(a)
+    film = np.empty(a.shape, np.uint8)
+    for k, block in _row_blocks(a):
+        film[k : k + 256] = np.round(_scale(block, low, high))
+    return film
+
+
 def to_grey8(
     a: np.ndarray,  # decoded values [H, W] or [H, W, C], of any type
 ) -> np.ndarray:  # uint8 [H, W]
@@ -140,8 +175,8 @@ def to_grey8(
         return np.ascontiguousarray(a)
     if a.dtype == bool:
         return a.astype(np.uint8) * 255
-    if a.dtype.kind == 'f':
-        a = np.nan_to_num(a, posinf=0, neginf=0)
+    if a.dtype.kind == 'f' or a.dtype.itemsize > 2:
+        return _stretched(a)
     values, counts, at = _levels(a)
     low, high = _grey_range(values, counts)
     return _look_up(_scale(values.astype(np.float64), low, high), at)
@@ -150,7 +185,13 @@ def to_grey8(
 _UNKNOWN_SAMPLING = 'Could not determine subsampling'
 # a progressive JPEG of a camera has about 10; thousands keep the decoder busy for hours
 _MAX_SCANS = 100
-_START_OF_SCAN = b'\xff\xda'
+_START_OF_SCAN = 0xDA
+
+
+def _count_scans(code):
+    "Marks of scans in a JPEG; `bytes.count` takes ten times as long."
+    signs = np.frombuffer(code, np.uint8)
+    return np.count_nonzero((signs[:-1] == 0xFF) & (signs[1:] == _START_OF_SCAN))
 
 
 def check_scans(
@@ -158,7 +199,7 @@ def check_scans(
     path: str | Path,  # for the error
 ) -> None:
     "Raises: `FilmError` for a JPEG whose picture is sent in too many passes."
-    if code[:2] == b'\xff\xd8' and code.count(_START_OF_SCAN) > _MAX_SCANS:
+    if code[:2] == b'\xff\xd8' and _count_scans(code) > _MAX_SCANS:
         raise FilmError(path, f'a JPEG of more than {_MAX_SCANS} scans')
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from ..core import atomic_path, progress, rng_for
+from ..core import FileError, atomic_path, open_regular, progress, rng_for
 from .drawing import ZONE_Y, Finding, draw_film, sample_anatomy
 from .studies import load_studies, save_studies, split_by_patient
 
@@ -562,12 +562,25 @@ def _write_films(plan, images, root, size, seed):
 VERSION = 3  # of drawings and reports; a folder of another version is drawn anew
 
 
+def _read_card(path):
+    """What `phantoms.json` says.
+
+    Raises: `FileError` if it is damaged.
+    """
+    with open_regular(path, 2**20) as file:
+        try:
+            return dict(json.loads(file.read()))
+        except (ValueError, TypeError) as e:
+            reason = f'damaged ({e}); delete the folder, it is drawn again'
+            raise FileError(path, reason) from None
+
+
 def _is_complete(root, card):
     "Does the folder hold the whole data set that the card describes?"
     done = root / 'phantoms.json'
     if not done.exists() or not (root / 'studies.parquet').exists():
         return False
-    return json.loads(done.read_text()) == card
+    return _read_card(done) == card
 
 
 def _draw_all(root, card, workers):
@@ -627,7 +640,7 @@ def phantom_masks(
 
     Raises: `KeyError` for a study that is not there.
     """
-    card = json.loads((Path(root) / 'phantoms.json').read_text())
+    card = _read_card(Path(root) / 'phantoms.json')
     size, seed = card['size'], card['seed']
     number = study_id[1:].split('_')[0]
     patient = int(number) if number.isdigit() else 0

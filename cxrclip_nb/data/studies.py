@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core import CXRError, atomic_path, open_regular, rng_for, shorten
+from ..core import CXRError, atomic_path, limit, open_regular, rng_for, shorten
 from .films import open_films
 from .regions import REGIONS_TYPE, as_regions, region_faults
 
@@ -444,8 +444,10 @@ def save_studies(
         pq.write_table(table, tmp)
 
 
-MAX_TABLE_BYTES = 2**30  # larger tables are refused before they are read
-MAX_CELLS = 20_000_000  # of a column; of a column of lists their items
+# larger tables are refused before they are read
+MAX_TABLE_BYTES = limit('MAX_TABLE_BYTES', 2**30)
+# of a column; of a column of lists their items
+MAX_CELLS = limit('MAX_CELLS', 20_000_000)
 
 
 def _check_cells(file, path):
@@ -456,7 +458,8 @@ def _check_cells(file, path):
         n_cells = sum(group.column(column).num_values for group in groups)
         if n_cells > MAX_CELLS:
             raise CXRError(
-                f'{path}: {n_cells:,} cells in a column; at most {MAX_CELLS:,} are read'
+                f'{path}: {n_cells:,} cells in a column; at most {MAX_CELLS:,} are '
+                'read (the environment variable CXRCLIP_MAX_CELLS raises that)'
             )
 
 

@@ -689,7 +689,7 @@ def _films_like(film, root):
 def _near_film(film, root):
     "What to do about a film that is not there, '' if nothing near is found."
     for other in _films_like(film, root):
-        if other.is_file():
+        if os.path.isfile(other):  # False, too, for a name too long
             there = other.relative_to(root).as_posix()
             return f'there is {there}; write paths relative to {root}, or give root=...'
     if os.path.isfile(film):

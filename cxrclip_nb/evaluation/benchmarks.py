@@ -24,9 +24,11 @@ import pandas as pd
 from .. import __version__
 from cxrclip_nb.core import (
     CXRError,
+    FileError,
     atomic_path,
     end_parser,
     log_to_terminal,
+    open_regular,
     pick_device,
     stage,
 )
@@ -598,9 +600,12 @@ def read_prompts(
     Raises: `CXRError` naming the file and a label without a pair.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding='utf-8'))
+        with open_regular(path, 2**24) as file:
+            raw = json.loads(file.read().decode('utf-8'))
     except FileNotFoundError:
         raise CXRError(f'{path}: no such file of prompts') from None
+    except FileError:
+        raise
     except ValueError as e:
         raise CXRError(f'{path}: damaged, not JSON ({e})') from e
     if not isinstance(raw, dict) or not raw:

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from ..core import atomic_path, rng_for, seed_everything
+from ..core import atomic_path, rng_for, seed_everything, shared_number
 from ..data.augment import jitter
 from ..data.batches import EpochSampler, study_images
 from ..data.films import open_films
@@ -482,7 +482,7 @@ class LabelledFilms(Dataset):
         self.seed = seed
         self.interpolation = interpolation
         # the epoch; worker processes see it change
-        self.counter = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.counter = shared_number()
 
     def __len__(self) -> int:
         return len(self.rows)

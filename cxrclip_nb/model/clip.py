@@ -27,14 +27,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import PreTrainedTokenizerBase
 
-from ..core import CXRError, atomic_path, check_shape, progress
+from cxrclip_nb.core import (
+    CXRError,
+    atomic_path,
+    check_shape,
+    check_workers,
+    no_panic,
+    progress,
+    reason_of,
+)
 from ..data.augment import eval_view, normalise
 from ..data.films import open_films, read_film
 from .freezing import rest_frozen
 from cxrclip_nb.model.hub import (
     HUB,
+    CheckpointError,
     CXRCLIPConfig,
     check_is_checkpoint,
+    check_sizes,
     load_weights,
     model_index,
     read_checkpoint,
@@ -108,6 +118,12 @@ def _check_text(config, text, tokenizer):
         raise CXRError(
             f'the tokenizer has {len(tokenizer)} tokens, the text encoder '
             f'knows {vocab_size}'
+        )
+    largest = -1 if tokenizer is None else max(tokenizer.get_vocab().values())
+    if largest >= vocab_size:
+        raise CXRError(
+            f'the tokenizer has ids up to {largest}, the text encoder knows those '
+            f'below {vocab_size}'
         )
     if positions and config.max_length > positions:
         raise CXRError(
@@ -204,6 +220,23 @@ def _check_batch(images, ids, mask):
         'attention_mask [2, B, L], equal B; '
         f'got {list(images.shape)}, {list(ids.shape)}, {list(mask.shape)}'
     )
+
+# %% ../../nbs/2_towers/22_clip.ipynb #2ca8750f
+def _check_plan(build, config, tokenizer, weights):
+    """Refuse a configuration that no model has, or one of another size than its
+    weights, before memory is taken.
+    """
+    path = weights.parent / 'config.json'
+    try:
+        with torch.device('meta'):
+            planned = build(config, tokenizer)
+    except CXRError as e:
+        raise CheckpointError(f'{path}: {e}') from None
+    except Exception as e:
+        raise CheckpointError(
+            f'{path}: no model can be built from it ({reason_of(e)})'
+        ) from None
+    check_sizes(planned.state_dict(), weights)
 
 # %% ../../nbs/2_towers/22_clip.ipynb #32-clip-033
 @contextmanager
@@ -343,6 +376,7 @@ def encode_films(
     film.
     """
     films = check_list(films, FILM_KINDS, 'films')
+    check_workers(num_workers)
     read = read_film if root is None else open_films(root)
     device = next(model.parameters()).device
     loader = DataLoader(
@@ -365,6 +399,9 @@ def encode_films(
     return encode_batches(model, loader, encode_views)
 
 # %% ../../nbs/2_towers/22_clip.ipynb #3a7ba288
+_LONGEST_WORD = 10_000  # letters; tokenizers may take the square of it
+
+
 def check_sentences(
     texts: Iterable,  # N sentences
 ) -> list:  # the sentences
@@ -374,8 +411,14 @@ def check_sentences(
     """
     texts = check_list(texts, (str,), 'texts')
     for i, text in enumerate(texts):
-        if not text.strip():
+        longest = max(map(len, text.split()), default=0)
+        if not longest:
             raise CXRError(f'texts[{i}] is blank')
+        if longest > _LONGEST_WORD:
+            raise CXRError(
+                f'texts[{i}] has {longest:,} letters without a blank; at most '
+                f'{_LONGEST_WORD:,} are read'
+            )
     return texts
 
 
@@ -389,14 +432,15 @@ def _check_tokenizer(tokenizer):
 
 def _tokenize(texts, tokenizer, max_length, device):
     "Ids and mask [B, L] on the device, and the lengths [B] on the host."
-    tokens = tokenizer(
-        texts,
-        padding=True,
-        padding_side='right',
-        truncation=True,
-        max_length=max_length,
-        return_tensors='pt',
-    )
+    with no_panic('the tokenizer'):
+        tokens = tokenizer(
+            texts,
+            padding=True,
+            padding_side='right',
+            truncation=True,
+            max_length=max_length,
+            return_tensors='pt',
+        )
     lengths = tokens.attention_mask.sum(1).numpy()
     return tokens.input_ids.to(device), tokens.attention_mask.to(device), lengths
 
@@ -676,6 +720,7 @@ class CXRCLIP(nn.Module, PyTorchModelHubMixin, **HUB):
         Raises: `CheckpointError` for a bad folder.
         """
         config, tokenizer, weights = read_checkpoint(folder, **hub)
+        _check_plan(cls, config, tokenizer, weights)
         model = cls(config, tokenizer)
         load_weights(model, weights)
         return model.to(device or 'cpu').eval()

@@ -4,46 +4,102 @@
 
 # %% auto #0
 __all__ = ['START_OPTIONS', 'MODEL_TYPE', 'FORMAT', 'HUB_FILES', 'PICTURE', 'CARD', 'HUB', 'CXRCLIPConfig', 'CheckpointError',
-           'write_config', 'read_config', 'load_weights', 'check_is_checkpoint', 'write_checkpoint', 'read_checkpoint',
-           'model_index']
+           'write_config', 'read_config', 'check_numbers', 'read_header', 'check_sizes', 'load_weights',
+           'check_is_checkpoint', 'write_checkpoint', 'read_checkpoint', 'model_index']
 
 # %% ../../nbs/7_models/71_hub.ipynb #86570e4c
 import json
 import math
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
+from typing import get_args
 
+import torch
 from huggingface_hub import EvalResult, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..core import CXRError, FileError, open_regular
+from ..core import CXRError, FileError, no_panic, open_regular, reason_of
 from ..data.augment import INTERPOLATIONS, RESIZES
 from .image_encoder import IMAGE_POOLS, check_tensors
 from .text_encoder import TEXT_POOLS
 from ..text.bank import PROMPTS_VERSION
 
 # %% ../../nbs/7_models/71_hub.ipynb #2eeee7fb
+_KINDS = {str: (str, os.PathLike), int: Integral, float: Real, tuple: (tuple, list)}
+
+
+def _is_of_kind(value, kind):
+    "Is a field's value of its type? A bool is no number."
+    kinds = get_args(kind) or (kind,)
+    if isinstance(value, bool):
+        return bool in kinds
+    return any(isinstance(value, _KINDS.get(k, k)) for k in kinds)
+
+
+def _are_statistics(values, lowest):
+    "Are they three possible numbers of the channels, or none?"
+    if values is None:
+        return True
+    are_numbers = len(values) == 3 and all(_is_of_kind(x, float) for x in values)
+    return are_numbers and all(lowest <= x <= 10 for x in values)
+
+
+_COUNT = re.compile(r'num_(?!buckets)|n_(layer|head)|layers?$|depth')
+_MOST_LAYERS = 1000
+_POSITIVE = re.compile(r'eps(ilon)?$')
+
+
+def _fault(name, value):
+    "What is wrong with a value of a text tower's configuration; '' if nothing."
+    if isinstance(value, float):
+        lowest = 1e-30 if _POSITIVE.search(name) else -math.inf
+        return '' if math.isfinite(value) and value >= lowest else 'out of range'
+    if isinstance(value, int):
+        most = _MOST_LAYERS if _COUNT.match(name) else 2**31
+        return '' if abs(value) <= most else f'at most {most:,} is possible'
+    return ''
+
+
+def _check_text_config(options, where='text_config'):
+    "`CXRError` naming a number that no text tower can have."
+    for name, value in options.items():
+        if isinstance(value, dict):
+            _check_text_config(value, f'{where}.{name}')
+        fault = _fault(str(name), value)
+        if fault:
+            raise CXRError(f'{where}.{name} is {value!r}: {fault}')
+
+
+def _is_about(about):
+    "Is it what a card can be written from?"
+    if about is None:
+        return True
+    lists = [about.get(name) or [] for name in ('trained_on', 'data')]
+    return all(isinstance(values, (list, tuple)) for values in lists)
+
+
 def _in_range(c):
     "{field: is it possible?} of a configuration."
-    mean = c.image_mean
-    std = c.image_std
     return dict(
         image_pool=c.image_pool in IMAGE_POOLS,
         text_pool=c.text_pool in TEXT_POOLS,
-        image_size=c.image_size > 0,
+        image_size=0 < c.image_size <= 2**14,
         resize=c.resize in RESIZES,
         interpolation=c.interpolation in INTERPOLATIONS,
         embed_dim=c.embed_dim > 0,
         max_length=c.max_length > 2,
-        temperature=c.temperature > 0,
         logit_bias=c.logit_bias is None or math.isfinite(c.logit_bias),
-        about=c.about is None or isinstance(c.about, dict),
-        image_mean=not mean or len(mean) == 3,
-        image_std=not std or (len(std) == 3 and min(std) > 0),
+        temperature=1e-6 <= c.temperature <= 1e6,
+        about=_is_about(c.about),
+        image_mean=_are_statistics(c.image_mean, -10),
+        image_std=_are_statistics(c.image_std, 1e-6),
     )
 
 # %% ../../nbs/7_models/71_hub.ipynb #32-clip-009
@@ -83,13 +139,21 @@ class CXRCLIPConfig:
     about: dict | None = None
 
     def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not _is_of_kind(value, field.type):
+                kind = getattr(field.type, '__name__', field.type)
+                raise CXRError(f'{field.name} is {value!r}: must be {kind}')
+            if isinstance(value, list):
+                setattr(self, field.name, tuple(value))
+        for name, ok in _in_range(self).items():
+            if not ok:
+                raise CXRError(f'{name} is {getattr(self, name)!r}: out of range')
+        _check_text_config(self.text_config or {})
         for name in ('image_mean', 'image_std'):
             values = getattr(self, name)
             if values is not None:
                 setattr(self, name, tuple(map(float, values)))
-        for name, ok in _in_range(self).items():
-            if not ok:
-                raise CXRError(f'{name} is {getattr(self, name)!r}: out of range')
 
 
 # fields that say how a model begins: not stored
@@ -169,12 +233,43 @@ def read_config(
             f'{path}: has unknown {", ".join(sorted(unknown))}; a later version of '
             'cxrclip_nb may know it'
         )
+    if not isinstance(tokenizer, bool):
+        raise CheckpointError(f'{path}: tokenizer is {tokenizer!r}: must be bool')
     try:
-        return CXRCLIPConfig(**options), tokenizer
-    except (ValueError, TypeError) as e:
+        config = CXRCLIPConfig(**options)
+    except CXRError as e:
         raise CheckpointError(f'{path}: {e}') from e
+    if not re.fullmatch(r'[\w.-]+', str(config.image_encoder)):
+        raise CheckpointError(
+            f'{path}: image_encoder is {config.image_encoder!r}: must be a name of timm'
+        )
+    return config, tokenizer
 
 # %% ../../nbs/7_models/71_hub.ipynb #32-clip-051
+_MOST_LOG_SCALE = 20  # trained is at most the logarithm of 100
+
+
+def check_numbers(
+    state: Mapping[str, Tensor],  # name -> weights
+) -> None:
+    """Are they numbers that a model can compute with?
+
+    Raises: `CXRError` naming the first tensor that is not finite, and a variance or a
+    temperature that cannot be.
+    """
+    broken = [k for k, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise CXRError(
+            f'{len(broken)} tensors hold numbers that are not '
+            f'finite, first {min(broken)}: the training had failed'
+        )
+    for name, tensor in state.items():
+        if name.endswith('running_var') and (tensor < 0).any():
+            raise CXRError(f'{name} holds variances below 0')
+        if name.endswith('logit_scale') and tensor.abs().max() > _MOST_LOG_SCALE:
+            raise CXRError(f'{name} is {tensor.max():.3g}: no possible temperature')
+
+
 def _check_state(state, wanted, path):
     "Refuse tensors that are not those of the model, or not finite."
     # of tied tensors one name is enough
@@ -187,11 +282,93 @@ def _check_state(state, wanted, path):
         raise CheckpointError(
             f'{path}: {e}; config.json describes another model'
         ) from e
-    broken = [k for k, tensor in state.items() if not tensor.isfinite().all()]
-    if broken:
+    try:
+        check_numbers(state)
+    except CXRError as e:
+        raise CheckpointError(f'{path}: {e}') from e
+
+# %% ../../nbs/7_models/71_hub.ipynb #392cc6ce
+_DTYPES = dict(
+    F64=torch.float64,
+    F32=torch.float32,
+    F16=torch.float16,
+    BF16=torch.bfloat16,
+    I64=torch.int64,
+    I32=torch.int32,
+    I16=torch.int16,
+    I8=torch.int8,
+    U8=torch.uint8,
+    BOOL=torch.bool,
+)
+_MOST_HEADER = 100_000_000  # bytes, as of safetensors
+
+
+def _parse_header(file, n_bytes):
+    "The JSON at the start of a safetensors file."
+    length = int.from_bytes(file.read(8), 'little')
+    if length > min(n_bytes - 8, _MOST_HEADER):
+        raise ValueError('its header is longer than the file')
+    header = json.loads(file.read(length))
+    header.pop('__metadata__', None)
+    ends = [entry['data_offsets'][1] for entry in header.values()]
+    if 8 + length + max(ends, default=0) != n_bytes:
+        raise ValueError('its header and its length do not agree')
+    return header
+
+
+def read_header(
+    path: str | Path,  # model.safetensors
+) -> dict[str, Tensor]:  # on the device meta: shapes and kinds, no numbers
+    """What tensors a file holds, without reading them.
+
+    Raises: `CheckpointError` for a file that is missing, damaged, truncated, or holds
+    a kind of number that is not read.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f'{path}: missing')
+    n_bytes = Path(path).stat().st_size
+    try:
+        with open_regular(path, 2**40) as file:
+            header = _parse_header(file, n_bytes)
+        entries = {k: (e['dtype'], tuple(e['shape'])) for k, e in header.items()}
+    except FileError as e:
+        raise CheckpointError(str(e)) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise CheckpointError(
-            f'{path}: {len(broken)} tensors hold numbers that are not '
-            f'finite, first {min(broken)}: the training had failed'
+            f'{path}: damaged or truncated, {n_bytes:,} bytes ({reason_of(e)})'
+        ) from None
+    tensors = {}
+    for name, (dtype, shape) in entries.items():
+        if dtype not in _DTYPES:
+            raise CheckpointError(f'{path}: {name} holds {dtype}, which is not read')
+        tensors[name] = torch.empty(shape, dtype=_DTYPES[dtype], device='meta')
+    return tensors
+
+
+def check_sizes(
+    planned: Mapping[str, Tensor],  # state of a model on the device meta
+    path: str | Path,  # model.safetensors
+) -> None:
+    """Is a model of the size of its weights?
+
+    Raises: `CheckpointError` naming the first tensor that has another shape or is
+    announced in vain.
+    """
+    given = read_header(path)
+    common = planned.keys() & given
+    try:
+        check_tensors({k: given[k] for k in common}, {k: planned[k] for k in common})
+    except CXRError as e:
+        raise CheckpointError(
+            f'{path}: {e}; config.json describes another model'
+        ) from None
+    lacking = planned.keys() - given
+    n_lacking = sum(planned[k].numel() for k in lacking)
+    # tied tensors have one name in the file
+    if n_lacking > sum(tensor.numel() for tensor in given.values()):
+        raise CheckpointError(
+            f'{path}: lacks {len(lacking)} tensors, first {min(lacking)}; config.json '
+            'describes another model'
         )
 
 # %% ../../nbs/7_models/71_hub.ipynb #1d49b685
@@ -204,8 +381,7 @@ def load_weights(
     Raises: `CheckpointError` for a missing or truncated file, missing, unknown or
     misshapen tensors, or NaN in one.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f'{path}: missing')
+    read_header(path)
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError) as e:
@@ -239,6 +415,9 @@ def _find_folder(name, **hub):
         ) from e
 
 
+_MOST_TOKENIZER = 2**28  # bytes
+
+
 def _read_tokenizer(folder):
     "The tokenizer of a checkpoint."
     if not (folder / 'tokenizer.json').is_file():
@@ -246,12 +425,16 @@ def _read_tokenizer(folder):
             f'{folder}/tokenizer.json: missing, though config.json says '
             'there is a tokenizer'
         )
+    path = folder / 'tokenizer.json'
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+        with no_panic(str(path)), open_regular(path, _MOST_TOKENIZER):
+            return PreTrainedTokenizerFast.from_pretrained(
+                folder, local_files_only=True
+            )
+    except CXRError as e:
+        raise CheckpointError(str(e)) from None
     except Exception as e:
-        raise CheckpointError(
-            f'{folder}/tokenizer.json: damaged ({type(e).__name__}: {str(e)[:100]})'
-        ) from e
+        raise CheckpointError(f'{path}: damaged ({reason_of(e)})') from None
 
 # %% ../../nbs/7_models/71_hub.ipynb #1db52bf4
 def check_is_checkpoint(

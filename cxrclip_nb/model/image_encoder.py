@@ -15,7 +15,7 @@ from timm.data import resolve_model_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from ..core import CXRError
+from ..core import CXRError, open_regular, reason_of
 from .towers import find_tower, fit_weights
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #30-image-encoder-011
@@ -116,15 +116,14 @@ def make_backbone(
     except Exception as e:
         if pretrained is not True:
             raise
-        reason = str(e).splitlines()[0][:90]
         raise CXRError(
-            f'no pretrained weights for {name!r} ({type(e).__name__}: {reason}). '
+            f'no pretrained weights for {name!r} ({reason_of(e)}). '
             'They come from the Hugging Face hub '
             'or its cache; offline give a local file '
             "(pretrained='weights.safetensors' here, "
             "image_weights='weights.safetensors' in CXRCLIPConfig), "
             'or take random weights, pretrained=False'
-        ) from e
+        ) from None
     if not isinstance(pretrained, bool):
         load_backbone(net, pretrained)
     return net, fixed
@@ -191,11 +190,12 @@ def load_backbone(
     if not Path(path).is_file():
         raise CXRError(f'{path}: no such weights file')
     try:
-        state = load_state_dict(str(path), weights_only=True)
+        with open_regular(path, 2**40):  # no pointer of Git LFS
+            state = load_state_dict(str(path), weights_only=True)
     except Exception as e:
         raise CXRError(
-            f'{path}: not a readable weights file ({type(e).__name__}: {str(e)[:90]})'
-        ) from e
+            f'{path}: not a readable weights file ({reason_of(e)})'
+        ) from None
     state = _without_head(net, state)
     _spread_grey(net, state)
     state = fit_weights(net, state, path)

@@ -11,8 +11,9 @@ __all__ = ['logger', 'INERT', 'MOST', 'SWIN_NAMES', 'TEXT', 'IMAGE', 'ABOUT', 'H
 import argparse
 import itertools
 import logging
-import pickle
+import os
 import re
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..core import CXRError, end_parser, log_to_terminal
+from cxrclip_nb.core import (
+    CXRError,
+    end_parser,
+    log_to_terminal,
+    open_regular,
+    reason_of,
+)
 from .clip import CXRCLIP
-from .hub import CheckpointError, CXRCLIPConfig, check_is_checkpoint
+from cxrclip_nb.model.hub import (
+    CheckpointError,
+    CXRCLIPConfig,
+    check_is_checkpoint,
+    check_numbers,
+)
 from .image_encoder import check_tensors
 from .known import find_known
 from .text_encoder import text_tokenizer
@@ -119,24 +131,46 @@ def _nothing_else():
         torch.serialization.add_safe_globals(listed)
 
 
-def _unfolds(path):
-    """Would reading a part of this zip take more room than the file?
+_END = struct.Struct('<4s4H2LH')  # of a zip: the last record
+_END_64 = struct.Struct('<4sQ2H2L4Q')  # the same in 64 bits, and then where it is
+_PLACE_64 = struct.Struct('<4sLQL')
 
-    A small file may hold gigabytes of zeros.
+
+def _check_one_list(path):
+    """`CXRError` for a zip in which two readers may see different lists of parts.
+
+    There is one list, it ends where the last record begins, and nothing follows.
     """
+    with open_regular(path, 2**40) as file:
+        end = file.seek(0, os.SEEK_END) - _END.size
+        file.seek(max(0, end - _PLACE_64.size - _END_64.size))
+        tail = file.read()
+    mark, *_, size, start, comment = _END.unpack(tail[-_END.size :])
+    records = tail[: -_END.size]
+    if len(records) == 76 and records[:4] == b'PK\6\6' and records[56:60] == b'PK\6\7':
+        *_, size, start = _END_64.unpack(records[:56])
+        end -= 76
+    if mark != b'PK\5\6' or comment or start + size != end:
+        raise CXRError('a zip with two lists of its parts, or bytes around them')
+
+
+def _check_zip(path):
+    "`CXRError` for a zip that torch.save never writes, or a part that has changed."
+    _check_one_list(path)
     with zipfile.ZipFile(path) as z:
-        return any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist())
+        # a small file may hold gigabytes of zeros
+        if any(i.compress_type != zipfile.ZIP_STORED for i in z.infolist()):
+            raise CXRError('a zip with compressed parts, which torch.save never writes')
+        damaged = z.testzip()  # torch compares no checksum
+    if damaged:
+        raise CXRError(f'{damaged} has changed since it was written')
 
 
 def _refusal(path, error):
     "The `CheckpointError` for what torch's unpickler has to say."
-    # torch puts advice around the error of its unpickler
-    inner = error.__context__
-    reason = inner if isinstance(inner, pickle.UnpicklingError) else error
-    sentence = str(reason).split('. ')[0]
     return CheckpointError(
         f'{path}: no readable checkpoint, {path.stat().st_size:,} bytes '
-        f'({type(reason).__name__}: {sentence[:120]}); only tensors, numbers, '
+        f'({reason_of(error)}); only tensors, numbers, '
         "strings, lists, dictionaries and OmegaConf's configuration are read, and "
         'nothing is run'
     )
@@ -153,9 +187,10 @@ def read_inert(
     if not path.is_file():
         raise CheckpointError(f'{path}: no such file')
     try:
-        is_zip = zipfile.is_zipfile(path)
-        if is_zip and _unfolds(path):
-            raise CXRError('a zip with compressed parts, which torch.save never writes')
+        with open_regular(path, 2**40):
+            is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _check_zip(path)
         with _nothing_else():
             return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
     except Exception as e:
@@ -414,6 +449,7 @@ def fill_released(
     swin = is_swin(state)
     given = {name: x for name, x in state.items() if not LEFTOVERS.fullmatch(name)}
     check_tensors(given, _released_parts(model.state_dict(), swin))
+    check_numbers(given)
     ours = {}
     for name in model.state_dict():
         parts = [given[n] for n in released_names(name, swin)]

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..core import CXRError
+from ..core import CXRError, no_panic, reason_of
 from cxrclip_nb.model.packing import (
     encode_grouped,
     encode_packed,
@@ -86,19 +86,21 @@ TINY_BERT = dict(
 
 
 def _read(what, name, load):
-    "Run `load`; an `OSError` or refused code becomes a `CXRError` with advice."
+    "Run `load`; what a library says of the files becomes a `CXRError` with advice."
     try:
-        return load()
-    except (OSError, ValueError) as e:
-        reason = str(e).splitlines()[0][:120]
+        with no_panic(f'{what} of {name}'):
+            return load()
+    except TypeError:
+        raise  # an option that this kind of encoder does not have
+    except Exception as e:
         raise CXRError(
             f'no {what} for text encoder {name!r}: looked for a local '
             'folder of that name, then on the Hugging Face hub and in its '
             'cache. Offline give '
             'the path of a folder with config.json (and model.safetensors, '
             "if pretrained), or use 'tiny'. Models that need code of their "
-            f'own are not run. ({type(e).__name__}: {reason})'
-        ) from e
+            f'own are not run. ({reason_of(e)})'
+        ) from None
 
 # %% ../../nbs/2_towers/21_text_encoder.ipynb #a3f1abce
 # model types that bring code of their own, over the weights of a plain BERT

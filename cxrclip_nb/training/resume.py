@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core import CXRError, atomic_path
+from ..core import CXRError, atomic_path, open_regular, reason_of
 from ..model.clip import CXRCLIP
 
 # %% ../../nbs/8_training/84_resume.ipynb #8fc0296e
@@ -114,7 +114,7 @@ _NO_STATE = (
 def _read_state(path):
     "What `save_state` wrote, on the CPU, every bit of it as it was written."
     try:
-        with zipfile.ZipFile(path) as parts:
+        with open_regular(path, 2**40) as file, zipfile.ZipFile(file) as parts:
             damaged = parts.testzip()  # torch.load compares no checksum
         if damaged:
             raise ValueError(f'{damaged} has changed since it was written')
@@ -123,9 +123,9 @@ def _read_state(path):
         raise
     except _NO_STATE as e:
         raise CXRError(
-            f'{path} is not a state that can be read ({type(e).__name__}: '
-            f'{str(e)[:80]}); start a new run without resume'
-        ) from e
+            f'{path} is not a state that can be read ({reason_of(e)}); start a new '
+            'run without resume'
+        ) from None
 
 
 def _check_kinds(path, state):

@@ -24,7 +24,7 @@ import pandas as pd
 from torch import nn
 
 # %% ../../nbs/8_training/82_setup.ipynb #e8032363
-from ..core import CXRError, rng_for, seed_everything
+from ..core import CXRError, open_regular, rng_for, seed_everything
 from ..data.batches import train_tokenizer
 from ..data.phantoms import make_phantoms
 from ..data.sampling import study_texts
@@ -336,8 +336,9 @@ OTHER_FILES = ('history.csv', 'metrics.json', 'curves.png', 'tensorboard')
 def _check_is_options(path):
     "`CXRError` if a `config.json` is not one that a run has written."
     try:
-        options = json.loads(path.read_text())
-    except ValueError:
+        with open_regular(path, 2**24) as file:
+            options = json.loads(file.read())
+    except ValueError:  # no regular file, or no JSON
         options = None
     if not isinstance(options, dict) or 'output_dir' not in options:
         raise CXRError(
