@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parse_trained', 'tower_parts', 'freeze', 'is_frozen', 'rest_frozen', 'text_keys', 'KeyedTexts', 'TextFeatures']
 
-# %% ../../nbs/a_use/a0_finetune.ipynb #fd2cbdd0
+# %% ../../nbs/a_use/a0_finetune.ipynb #cbf3e4db
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core import CXRError
 
-# %% ../../nbs/a_use/a0_finetune.ipynb #43328290
+# %% ../../nbs/a_use/a0_finetune.ipynb #960e40c4
 _CHOICE = re.compile(r'all|none|last:([1-9]\d*)')
 
 
@@ -37,7 +37,7 @@ def parse_trained(
         return None
     return int(found[1] or 0)
 
-# %% ../../nbs/a_use/a0_finetune.ipynb #66d91c1f
+# %% ../../nbs/a_use/a0_finetune.ipynb #1ee1f194
 def _image_parts(net):
     "Names of a timm net's weights, by timm's own groups."
     matcher = getattr(net, 'group_matcher', None)
@@ -88,7 +88,7 @@ def tower_parts(
         prefix, parts = 'net', _text_parts(encoder.net)
     return [[f'{prefix}.{name}' for name in part] for part in parts]
 
-# %% ../../nbs/a_use/a0_finetune.ipynb #e08535cf
+# %% ../../nbs/a_use/a0_finetune.ipynb #52a936ec
 def _names_that_train(encoder, n_blocks):
     "Names of the weights of the last blocks of a tower."
     if n_blocks == 0:
@@ -138,7 +138,7 @@ def rest_frozen(
     for child in module.children():
         rest_frozen(child)
 
-# %% ../../nbs/a_use/a0_finetune.ipynb #1d413a26
+# %% ../../nbs/a_use/a0_finetune.ipynb #5538656e
 def text_keys(
     input_ids: Tensor,  # [V, B, L] on the host
     lengths: np.ndarray,  # int [V, B] tokens per text
@@ -167,7 +167,7 @@ class KeyedTexts:
             batch['text_keys'] = text_keys(batch['input_ids'], batch['lengths'])
         return batch
 
-# %% ../../nbs/a_use/a0_finetune.ipynb #1d3a0ec6
+# %% ../../nbs/a_use/a0_finetune.ipynb #f8607af3
 class TextFeatures:
     """Features of texts by a frozen tower, each text computed once.
 

@@ -162,7 +162,8 @@ def open_start(
             f'start_from {name}: this is the folder of a run; its model is in '
             f'{place / "model"}'
         )
-    if place.resolve().is_relative_to(Path(output_dir).resolve()):
+    is_inside = place.resolve().is_relative_to(Path(output_dir).resolve())
+    if place.exists() and is_inside:
         raise CXRError(
             f'start_from {name} lies in output_dir {output_dir}, of which an earlier '
             'run is moved aside; give another output_dir'
