@@ -258,7 +258,7 @@ def precision(setting):
         half = dtype != torch.float32
         with torch.autocast(setting.device, dtype=dtype, enabled=half):
             embeddings = model(**inputs)
-        loss = cxrclip_loss(*embeddings)['total']
+        loss = cxrclip_loss(*embeddings[:3])['total']
         factor = 2.0**10 if dtype == torch.float16 else 1.0  # as a gradient scaler has
         (loss * factor).backward()
         grads = [p.grad.flatten().float() for p in model.parameters()]
