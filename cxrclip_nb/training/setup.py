@@ -297,9 +297,9 @@ class RunLock:
 
         Raises: `CXRError` if one is there.
         """
+        self.file = None
         run_dir.mkdir(parents=True, exist_ok=True)
         self.path = run_dir / '.lock'
-        self.file = None
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT)
         # a loader's process may outlive a run that was killed: it gives up its copy
         lock = weakref.proxy(self)
