@@ -78,14 +78,20 @@ def _build(name, image_size, **kwargs):
 
 
 def _check_name(name):
-    "Refuse a name timm does not know, with the nearest ones."
-    if timm.is_model(name):
-        return
-    near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-    raise CXRError(
-        f'timm has no model {name!r}; close: '
-        f'{", ".join(near) or "none"} (all: timm.list_models())'
-    )
+    "Refuse a name, or a tag behind its dot, that timm does not know; say which it has."
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        raise CXRError(
+            f'timm has no model {name!r}; close: '
+            f'{", ".join(near) or "none"} (all: timm.list_models())'
+        )
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as e:
+        known = timm.list_models(f'{name.split(".")[0]}.*', pretrained=True)
+        raise CXRError(
+            f'timm has no weights {name!r}; it has {", ".join(known)}'
+        ) from e
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #e6c566b6
 def make_backbone(

@@ -2014,14 +2014,14 @@ def _deep_png(film):
 
 # %% ../../nbs/5_basics/59_lookalikes.ipynb #1797a533
 def _padchest_films(corpus, i, plan, folder, study):
-    "Writes the films of a visit: (name, view as spelt, view) of each."
+    "Writes the films of a visit: (name, view as spelt, view, masks) of each."
     films = []
     for k, view in enumerate(plan['views']):
         spellings = _PROJECTIONS[view]
         name = f'{study}_{corpus.number(i, "film"):07d}-{k}.png'
-        film, _ = corpus.film(plan, k)
+        film, masks = corpus.film(plan, k)
         corpus.put(f'{folder}/{name}', _deep_png(film))
-        films.append((name, spellings[i % len(spellings)], view))
+        films.append((name, spellings[i % len(spellings)], view, masks))
     return films
 
 
@@ -2039,15 +2039,15 @@ def write_padchest(
         films = _padchest_films(corpus, i, plan, folder, study)
         method = 'RNN_model' if odd == 'by a model' else 'Physician'
         cell = _padchest_cell(names, odd)
-        for name, spelt, _ in films:
+        for name, spelt, *_ in films:
             row = [len(rows), name, folder, 20120101, study, patient, 1950, 'F']
             row += ['POSTEROANTERIOR', spelt, 'Manual review of DICOM fields', 'No']
             rows.append([*row, method, 'sin hallazg patolog .', cell, "['']"])
         if odd in reasons:
-            corpus.left_out += [(name, reasons[odd]) for name, _, _ in films]
+            corpus.left_out += [(name, reasons[odd]) for name, *_ in films]
             continue
-        images = [f'{folder}/{name}' for name, _, _ in films]
-        views = [view for _, _, view in films]
+        images = [f'{folder}/{name}' for name, *_ in films]
+        views = [view for _, _, view, _ in films]
         says |= dict(sex='F', age=62.0)
         corpus.study(study, patient, '', images, views, **says)
     name = 'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz'
@@ -2057,7 +2057,17 @@ def write_padchest(
 GROUNDED = 'StudyID,ImageID,PatientID,split,label,label_group'
 
 
-def _grounded(plan, text):
+def _shares(mask):
+    "The box of a mask in 0..1, in a list; none of what this film does not show."
+    box = _box(mask)
+    if box is None:
+        return []
+    x, y, width, height = box
+    rows, columns = mask.shape
+    return [[x / columns, y / rows, (x + width) / columns, (y + height) / rows]]
+
+
+def _grounded(plan, text, masks):
     """The findings of a study: its sentences, the first of them abnormal.
 
     There are as many that are abnormal as the phantom has findings; these have labels
@@ -2069,7 +2079,8 @@ def _grounded(plan, text):
         finding = dict(sentence_en=f'{sentence}.', sentence_es='', abnormal=False)
         if k < len(labels):
             finding |= dict(abnormal=True, labels=[labels[k]], locations=[])
-            finding |= dict(boxes=[[0.1, 0.2, 0.5, 0.6]], extra_boxes=[])
+            boxes = _shares(masks.get(plan['findings'][k].label))
+            finding |= dict(boxes=boxes, extra_boxes=[])
         findings.append(finding)
     return findings
 
@@ -2109,9 +2120,9 @@ def write_padchest_gr(
         study = f'9{corpus.number(i, "study"):07d}'
         patient = f'8{corpus.number(plan["number"], "patient"):07d}'
         split = split_of.get(plan['number'] % 10, 'train')
-        (film, *_), *_ = _padchest_films(corpus, i, plan, 'PadChest_GR', study)
+        (film, _, _, masks), *_ = _padchest_films(corpus, i, plan, 'PadChest_GR', study)
         text, _ = write_report(plan['findings'], corpus.rng('report', i))
-        findings = _grounded(plan, text)
+        findings = _grounded(plan, text, masks)
         studies.append(dict(StudyID=study, ImageID=film, findings=findings))
         names = [name for f in findings for name in f.get('labels', ())]
         for name in names or ['Normal']:
