@@ -56,7 +56,9 @@ def read_module(path, root):
             if bound == '__all__':
                 public = ast.literal_eval(node.value)
     chapters = list(dict.fromkeys(CHAPTER.findall(source)))
-    names = [(n, nodes[n]) for n in public if n in nodes and n != 'logger']
+    names = [
+        (n, nodes[n]) for n in dict.fromkeys(public) if n in nodes and n != 'logger'
+    ]
     text = ast.get_docstring(tree) or ''
     return Module(path, name, text, chapters, names, comments_of(source))
 
@@ -65,6 +67,8 @@ def _bound(node):
     "Names that a statement of a module binds."
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
+    if isinstance(node, ast.AugAssign):  # it had its name before
+        return []
     targets = getattr(node, 'targets', [getattr(node, 'target', None)])
     return [t.id for t in targets if isinstance(t, ast.Name)]
 
