@@ -28,6 +28,7 @@ LEFT = {
     'report.md',
     'report.png',
     'studies.parquet',
+    'source.parquet',
 }
 
 
