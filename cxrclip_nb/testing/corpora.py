@@ -2209,6 +2209,7 @@ def write_like(
     return table
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #5005a2b7
+from ..data.corpora import CHESTXDET_LABELS  # noqa: F811
 from ..data.regions import encode_mask, polygon_mask  # noqa: F811
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #64b13f24
@@ -2365,27 +2366,12 @@ def write_ms_cxr(
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #69466acc
 _DET_NAMES = {'Pleural Effusion': 'Effusion', 'Nodule': 'Diffuse Nodule'}
-# of the thirteen findings, as a reader names them
-_DET_LABELS = (
-    'Atelectasis',
-    'Calcification',
-    'Cardiomegaly',
-    'Consolidation',
-    'Emphysema',
-    'Fibrosis',
-    'Fracture',
-    'Mass',
-    'Nodule',
-    'Pleural Effusion',
-    'Pleural Thickening',
-    'Pneumothorax',
-)
 
 
 def _det_drawn(masks):
     "(label, box, polygon) of the findings of a film, each part of a mask by itself."
     drawn = []
-    for label in _DET_LABELS:
+    for label in CHESTXDET_LABELS:
         mask = in_frame(masks.get(label))
         if mask is None or not mask.any():
             continue
@@ -2433,7 +2419,7 @@ def write_chestxdet(
         if not drawn:
             corpus.trap('a film without findings', study)
         positive = list(dict.fromkeys(label for label, _, _ in drawn))
-        negative = [label for label in _DET_LABELS if label not in positive]
+        negative = [label for label in CHESTXDET_LABELS if label not in positive]
         says = dict(positive=positive, negative=negative)
         says['regions'] = [_det_regions(drawn)]
         corpus.study(study, study, split, [f'{split}/{name}'], ['UNKNOWN'], **says)
