@@ -29,6 +29,7 @@ def main(run, target):
     card = (run / 'model' / 'README.md').read_text()
     # 'model' is the folder's name in the run
     card = card.replace('# model\n', '# phantom_model\n')
+    card = card.replace('- name: model\n', '- name: phantom_model\n')
     card = card.replace("('model')", "('data/phantom_model')")
     (target / 'README.md').write_text(card)
     made_with = dict(
