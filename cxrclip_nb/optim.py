@@ -66,7 +66,7 @@ def lr_scales(
     model: nn.Module,  # a CXRCLIP
     image: float = 1.0,  # share of the image tower and its projection
     text: float = 1.0,  # likewise
-    layer_decay: float = 1.0,  # share of a block of that of what stands above it
+    layer_decay: float = 1.0,  # share of a block, relative to the one above it
 ) -> dict[str, float]:  # weight -> share; what is not there has the whole rate
     "Which weights learn at which share of the rate."
     scales = {}

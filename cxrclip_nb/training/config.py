@@ -379,6 +379,10 @@ def _faults(config):
             f'text), got {config.icl_weight} and {config.tcl_weight}'
         )
     yield from _loss_faults(config)
+    try:
+        parse_mix(config.mix)
+    except CXRError as e:
+        yield str(e)
 
 # %% ../../nbs/8_training/81_config.ipynb #1b640e1a
 def _share(number):
@@ -470,7 +474,6 @@ class TrainConfig(
         faults = [*_faults(self), *_start_faults(self)]
         if faults:
             raise CXRError('; '.join(faults))
-        parse_mix(self.mix)
 
     def split(self) -> Options:
         "Each part as a dataclass of its own."

@@ -531,7 +531,7 @@ class Trainer:
                 while not self.is_done:
                     self._fit_epoch()
             except BaseException as e:
-                self.close()  # whoever goes on from here makes another run
+                self.close()  # a caller that goes on makes another run
                 if isinstance(e, RuntimeError):
                     self._explain_dead_worker(e)
                 raise
@@ -724,7 +724,7 @@ class Trainer:
                 model.load_state_dict(best.state_dict())
         self._take_from_main(model.state_dict().values())
         for p in self.frozen:
-            p.requires_grad_(True)  # whoever goes on from here chooses anew
+            p.requires_grad_(True)  # the model is free again
         metrics = self._write_results(model, history, step) if self.is_main else {}
         track(self.accelerator, metrics, self.step, flush=True)
         self.accelerator.wait_for_everyone()

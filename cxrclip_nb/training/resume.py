@@ -174,7 +174,7 @@ def _layout(x):
 
 
 def share_state(
-    state: dict | None,  # of the main process; what others give is not looked at
+    state: dict | None,  # of the main process; that of the others is ignored
     accelerator: Accelerator,
 ) -> dict:  # on the CPU
     "The state of the main process, on all of them."

@@ -110,8 +110,8 @@ def _named_tokenizer(name):
         return text_tokenizer(name)
     except ValueError as e:
         raise OSError(
-            f'no tokeniser {name!r}: neither a folder here nor to be had '
-            'from the hub; give a folder with config.json and '
+            f'no tokeniser {name!r}: neither a folder here nor found on '
+            'the hub; give a folder with config.json and '
             'tokenizer.json'
         ) from e
 
@@ -146,8 +146,8 @@ def open_start(
 ) -> CXRCLIP:  # on the CPU
     """The model that a run goes on from.
 
-    Raises: `CXRError` if it can't be had, is of another library, has no tokenizer, or
-    lies in `output_dir`.
+    Raises: `CXRError` if it cannot be opened, is of another library, has no tokenizer,
+    or lies in `output_dir`.
     """
     library = name.partition(':')[0]
     if library in _NOT_TRAINED:
