@@ -114,7 +114,7 @@ def make_accelerator(
                 f'each process; take {earlier!r}, or start a fresh Python'
             )
     return Accelerator(
-        # without a GPU Accelerate has to be told, or processes would train alone
+        # said explicitly, or without a GPU each process would train alone
         cpu=not torch.accelerator.is_available(),
         mixed_precision=mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),

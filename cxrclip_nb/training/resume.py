@@ -143,7 +143,7 @@ def _check_kinds(path, state):
 
 def load_state(
     path: Path,  # a state written by `save_state`
-    options: Mapping,  # of the run that goes on, as it will save them under 'config'
+    options: Mapping,  # of the resumed run, as it will save them under 'config'
     data: str = '',  # `fingerprint` of its data
 ) -> dict:
     """Read a state.
