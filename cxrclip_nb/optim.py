@@ -66,7 +66,7 @@ def lr_scales(
     model: nn.Module,  # a CXRCLIP
     image: float = 1.0,  # share of the image tower and its projection
     text: float = 1.0,  # likewise
-    layer_decay: float = 1.0,  # share of a block of that of what stands above it
+    layer_decay: float = 1.0,  # share of a block, relative to the one above it
 ) -> dict[str, float]:  # weight -> share; what is not there has the whole rate
     "Which weights learn at which share of the rate."
     scales = {}
@@ -114,7 +114,7 @@ def make_accelerator(
                 f'each process; take {earlier!r}, or start a fresh Python'
             )
     return Accelerator(
-        # without a GPU Accelerate has to be told, or processes would train alone
+        # said explicitly, or without a GPU each process would train alone
         cpu=not torch.accelerator.is_available(),
         mixed_precision=mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),

@@ -225,11 +225,11 @@ class OutputOptions:
 class StartOptions:
     "What a run begins from, and which parts of it train."
 
-    _argument_group_name = 'going on'
+    _argument_group_name = 'start'
 
     start_from: str | None = _opt(
         None,
-        'go on from this model: a folder or hub name of this package, or '
+        'start from this model: a folder or hub name of this package, or '
         "'cxrclip:file.tar'; weights, towers, preprocessing and tokeniser are its own",
     )
     train_image: str = _opt(
@@ -325,7 +325,7 @@ def _range_faults(config):
 
 
 def _choice_faults(config):
-    "A sentence for each option that is none of its choices."
+    "A sentence for each option whose value is not among its choices."
     for option in fields(config):
         value = getattr(config, option.name)
         if get_origin(option.type) is Literal and value not in get_args(option.type):
@@ -349,7 +349,7 @@ def _loss_faults(config):
 
 
 def _starts(loss):
-    "Where temperature and bias start, if nobody says: as the loss's paper has them."
+    "Where temperature and bias start by default: as in the paper of the loss."
     if loss == 'sigmoid':
         return dict(temperature=0.1, logit_bias=-10.0)
     return dict(temperature=CXRCLIPConfig.temperature, logit_bias=None)
@@ -379,6 +379,10 @@ def _faults(config):
             f'text), got {config.icl_weight} and {config.tcl_weight}'
         )
     yield from _loss_faults(config)
+    try:
+        parse_mix(config.mix)
+    except CXRError as e:
+        yield str(e)
 
 # %% ../../nbs/8_training/81_config.ipynb #1b640e1a
 def _share(number):
@@ -431,8 +435,8 @@ def _singled_out(
 ) -> frozenset:  # names
     """The options that somebody chose.
 
-    Whoever writes all of them (`dataclasses.replace`, a saved `config.json`) chose
-    those that are not the default.
+    Where all of them are written (`dataclasses.replace`, a saved `config.json`), those
+    that are not the default.
     """
     defaults = {f.name: f.default for f in fields(cls)}
     if options.keys() >= defaults.keys():
@@ -470,7 +474,6 @@ class TrainConfig(
         faults = [*_faults(self), *_start_faults(self)]
         if faults:
             raise CXRError('; '.join(faults))
-        parse_mix(self.mix)
 
     def split(self) -> Options:
         "Each part as a dataclass of its own."

@@ -178,10 +178,10 @@ class Trainer:
         self.lock = None  # of the folder, from `begin` on
         self.accelerator = None  # of `_make_accelerator`
         self.workers = set()  # the loader's processes
-        self.origin = {}  # what a model that goes on has seen before
+        self.origin = {}  # what the model of start_from has seen
         self.text_features = None  # of a frozen text tower
         self._make_accelerator()
-        self.start = self._open_start()  # the model that it goes on from, or None
+        self.start = self._open_start()  # the model of start_from, or None
         self._open_data()
         self._make_model()
         self.total_steps = config.max_steps or config.epochs * len(self.loader)
@@ -219,7 +219,7 @@ class Trainer:
         return model
 
     def _make_tokenizer(self):
-        "That of the model that goes on, else of the options."
+        "That of the model of start_from, else of the options."
         if self.start is not None:
             return self.start.tokenizer
         data, model, optim = self.options.data, self.options.model, self.options.optim
@@ -531,7 +531,7 @@ class Trainer:
                 while not self.is_done:
                     self._fit_epoch()
             except BaseException as e:
-                self.close()  # whoever goes on from here makes another run
+                self.close()  # a caller that goes on makes another run
                 if isinstance(e, RuntimeError):
                     self._explain_dead_worker(e)
                 raise
@@ -724,7 +724,7 @@ class Trainer:
                 model.load_state_dict(best.state_dict())
         self._take_from_main(model.state_dict().values())
         for p in self.frozen:
-            p.requires_grad_(True)  # whoever goes on from here chooses anew
+            p.requires_grad_(True)  # the model is free again
         metrics = self._write_results(model, history, step) if self.is_main else {}
         track(self.accelerator, metrics, self.step, flush=True)
         self.accelerator.wait_for_everyone()

@@ -156,13 +156,15 @@ def save_curves(
             f'waiting for data: {wait_share:.0%}',
         ),
     )
-    fig, axs = plt.subplots(1, 4, figsize=(14, 3), layout='constrained')
-    for ax, (columns, ylabel, title) in zip(axs, panels):
+    fig, axs = plt.subplots(2, 2, figsize=(9, 5.4), layout='constrained')
+    for ax, (columns, ylabel, title) in zip(axs.flat, panels):
         show_curves(history, columns, ax=ax, ylabel=ylabel, title=title)
+        if len(columns) == 1:  # its axis says what it is
+            ax.get_legend().remove()
     if path is None:
         return
     with atomic_path(path) as tmp:
-        fig.savefig(tmp, format='png', dpi=80)
+        fig.savefig(tmp, format='png', dpi=110)
     plt.close(fig)
 
 # %% ../../nbs/8_training/86_report.ipynb #81468fab
@@ -190,8 +192,8 @@ def tracker_options(
 ) -> dict:  # arguments of an `Accelerator`
     """Accelerate's tracker for a run.
 
-    Raises: `CXRError` that says what to install if it cannot be had, or which there
-    are.
+    Raises: `CXRError` that says what to install if its package is missing, or which
+    trackers there are.
     """
     if tracker == 'none':
         return {}
@@ -201,7 +203,7 @@ def tracker_options(
     if tracker not in map(str, get_available_trackers()):
         package = _PACKAGES.get(tracker, tracker)
         raise CXRError(
-            f'tracker {tracker!r} needs a package that is not there: pip install '
+            f'tracker {tracker!r} needs a package that is not installed: pip install '
             f'{package}'
         )
     return dict(log_with=tracker, project_dir=str(output_dir))
@@ -209,12 +211,12 @@ def tracker_options(
 
 def open_tracker(
     accelerator: Accelerator,  # made with `tracker_options`
-    step: int,  # steps taken already; later ones are written anew
+    step: int,  # steps taken already; later ones are written again
 ) -> None:
     """Begin to track; nothing without a tracker.
 
-    TensorBoard's files are in the folder `tensorboard` of the run; elsewhere the run is
-    called as its folder.
+    TensorBoard's files are in the folder `tensorboard` of the run; in other trackers
+    the run has the name of its folder.
     """
     if not accelerator.log_with:
         return

@@ -143,7 +143,7 @@ def _check_kinds(path, state):
 
 def load_state(
     path: Path,  # a state written by `save_state`
-    options: Mapping,  # of the run that goes on, as it will save them under 'config'
+    options: Mapping,  # of the resumed run, as it will save them under 'config'
     data: str = '',  # `fingerprint` of its data
 ) -> dict:
     """Read a state.
@@ -174,7 +174,7 @@ def _layout(x):
 
 
 def share_state(
-    state: dict | None,  # of the main process; what others give is not looked at
+    state: dict | None,  # of the main process; that of the others is ignored
     accelerator: Accelerator,
 ) -> dict:  # on the CPU
     "The state of the main process, on all of them."

@@ -110,8 +110,8 @@ def _named_tokenizer(name):
         return text_tokenizer(name)
     except ValueError as e:
         raise OSError(
-            f'no tokeniser {name!r}: neither a folder here nor to be had '
-            'from the hub; give a folder with config.json and '
+            f'no tokeniser {name!r}: neither a folder here nor found on '
+            'the hub; give a folder with config.json and '
             'tokenizer.json'
         ) from e
 
@@ -144,10 +144,10 @@ def open_start(
     name: str,  # of `start_from`
     output_dir: str | Path,  # of the run, which moves an earlier run there aside
 ) -> CXRCLIP:  # on the CPU
-    """The model that a run goes on from.
+    """The model that a run starts from.
 
-    Raises: `CXRError` if it can't be had, is of another library, has no tokenizer, or
-    lies in `output_dir`.
+    Raises: `CXRError` if it cannot be opened, is of another library, has no tokenizer,
+    or lies in `output_dir`.
     """
     library = name.partition(':')[0]
     if library in _NOT_TRAINED:
@@ -195,7 +195,7 @@ def take_options(
     config: TrainConfig,  # with start_from
     model: CXRCLIP,  # that it names
 ) -> TrainConfig:  # with the model's own towers, preprocessing and sizes
-    """The options of a run that goes on from a model.
+    """The options of a run that starts from a model.
 
     Raises: `CXRError` naming each option that was given and says something else.
     """
@@ -221,7 +221,7 @@ def provenance(
     model: CXRCLIP,  # that it names
     sources: Iterable[str],  # of the studies that it is trained on now
 ) -> dict:  # for `about` of a checkpoint
-    "What a model that went on has seen: what it began with, and its new sources."
+    "What a model has seen: the one that it started from, and its new sources."
     before = model.about.trained_on
     seen = None if before is None else sorted({*before, *sources})
     facts = dict(started_from=str(name), trained_on=seen)
@@ -230,7 +230,7 @@ def provenance(
 
 
 def warn_of_overlap(
-    model: CXRCLIP,  # before its training goes on
+    model: CXRCLIP,  # of `open_start`
     sources: Iterable[str],  # of the whole study table
 ) -> None:
     "Log what the intervals of a test cannot know."
@@ -255,7 +255,7 @@ def adapt_model(
     options: ModelOptions,  # logit_bias, save_memory, compile are used
     bank=None,  # prompt bank of the user; its version goes with the checkpoint
 ) -> CXRCLIP:  # the same
-    """A model that goes on, as `build_model` gives a new one.
+    """The model of `start_from`, made ready as `build_model` does with a new one.
 
     It has a bias if the loss has one, and only then.
     """
@@ -282,7 +282,7 @@ def fingerprint(
 
 # %% ../../nbs/8_training/82_setup.ipynb #f57b17cd
 def _close_if_there(lock):
-    with suppress(ReferenceError):  # nobody holds it any more
+    with suppress(ReferenceError):  # it is gone
         lock._close()
 
 

@@ -116,7 +116,7 @@ def _training_inputs(batch, views, *keys):
 
 
 class NotFiniteError(CXRError, FloatingPointError):
-    "A loss or a gradient that is no number, with the step and the studies."
+    "A loss or a gradient that is NaN or infinite, with the step and the studies."
 
 
 def _check_finite(what, value, step, batch):
@@ -150,7 +150,7 @@ def train_step(
 ) -> dict[str, float]:  # losses, gradient norm, scale, learning rate
     """One optimiser step.
 
-    Raises: `NotFiniteError` naming step and studies if the loss is not a number.
+    Raises: `NotFiniteError` naming step and studies if the loss or a gradient is NaN.
     """
     rank = accelerator.process_index
     lr = optim.lr * lr_factor(step, total, int(optim.warmup * total))
@@ -246,8 +246,8 @@ def validate(
 
 # %% ../../nbs/8_training/84_step.ipynb #3bc66690
 def out_of_patience(
-    history: list,  # a dict a step; `valid` where the model was validated
-    patience: int,  # epochs; 0: endless
+    history: list,  # a dict per step; `valid` where the model was validated
+    patience: int,  # epochs; 0: never
 ) -> bool:
     "Whether the lowest validation loss is `patience` or more validations ago."
     losses = [row['valid'] for row in history if 'valid' in row]
