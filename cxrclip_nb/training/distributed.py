@@ -27,9 +27,9 @@ def _reduce_scatter(mine, parts):
 
 
 class _Gather(torch.autograd.Function):
-    """Forward: everyone gets everyone's studies.
+    """Forward: each rank gets the studies of all.
 
-    Backward: everyone's gradients on a rank's studies are summed and go to that rank.
+    Backward: all ranks' gradients on a rank's studies are summed and go to that rank.
     """
 
     @staticmethod
@@ -70,7 +70,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 # %% ../../nbs/8_training/89_bigbatch.ipynb #51-bigbatch-007
 @contextmanager
 def _frozen_statistics(
-    model: nn.Module,  # whose batch norms shall keep their running statistics
+    model: nn.Module,  # its batch norms keep their running statistics
 ):
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     buffers = [b for m in norms for b in m.buffers()]  # mean, variance, count
