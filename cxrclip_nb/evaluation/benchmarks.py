@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -427,7 +428,8 @@ def _draw_result(table):
     else:
         ax = show_findings({name: table.dropna(subset=['auroc'])}, 'auroc')
     lines = result_line(table).split('\n')[:2]
-    ax.set_title('\n'.join(lines)[:150], fontsize=6)
+    title = '\n'.join(textwrap.shorten(line, 120) for line in lines)
+    ax.set_title(title, fontsize=8)
     return ax.figure
 
 

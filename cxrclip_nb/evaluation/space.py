@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ..data.studies import report_of
-from .metrics import interval, patient_weights
+from .metrics import _as_weights, interval, patient_weights
 from .zeroshot import embed_studies
 from ..model.clip import l2_normalize
 from ..plots import PALETTE
@@ -57,10 +57,6 @@ def _units(**named):
     return units
 
 
-def _weights(weight, n):
-    return np.ones(n) if weight is None else np.asarray(weight, float)
-
-
 def _weighted_mean(values, weight):
     "Mean of [N] for each weighting [..., N]; NaN where nothing counts."
     total = weight.sum(-1)
@@ -78,7 +74,7 @@ def alignment(
     """
     a, b = _units(a=a, b=b)
     distance = ((a - b) ** 2).sum(-1).numpy()
-    return _weighted_mean(distance, _weights(weight, len(a)))
+    return _weighted_mean(distance, _as_weights(weight, len(a)))
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #9176fcd8
 def uniformity(
@@ -97,7 +93,7 @@ def uniformity(
     if not t > 0:
         raise ValueError(f't must be above 0, got {t}')
     (x,) = _units(x=x)
-    w = _weights(weight, len(x))
+    w = _as_weights(weight, len(x))
     total = np.zeros(w.shape[:-1])
     for start in range(0, len(x), chunk):
         rows = x[start : start + chunk]
@@ -122,7 +118,7 @@ def even_uniformity(
 # %% ../../nbs/9_evaluation/93_space.ipynb #da3916f4
 def _centre(x, weight):
     "Mean of [N, D] unit vectors for each weighting, [..., D]."
-    w = _weights(weight, len(x))[..., None, :]  # [..., 1, N]
+    w = _as_weights(weight, len(x))[..., None, :]  # [..., 1, N]
     with np.errstate(invalid='ignore'):
         mean = (w @ x.numpy()) / w.sum(-1, keepdims=True)
     return mean[..., 0, :]
