@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ logger = logging.getLogger(__name__)
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #9e6d785a
 @dataclass(frozen=True)
 class Task:
-    "A zero-shot question, whole."
+    "A zero-shot question: which studies, which labels, asked how."
 
     name: str  # how it is called
     source: str  # corpus, as in the study table
@@ -145,8 +146,8 @@ _BY_NAME = ('chexpert_test', 'mimic_test', 'nih_expert')
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #416eba5e
 def trained_sources(
     model,  # a CXRCLIP, or anything else
-) -> tuple | None:  # corpora of its training; None if the model does not say
-    "What a model was trained on, as its `about` says."
+) -> tuple | None:  # corpora of its training; None if that is not recorded
+    "What a model was trained on, by its `about`."
     about = getattr(model, 'about', None)
     return about.trained_on if isinstance(about, About) else None
 
@@ -178,7 +179,7 @@ def leakage_warnings(
     task: Task,
     trained_on: Sequence[str] | None,  # sources; None: not known
 ) -> list[str]:  # empty if nothing is known against it
-    "Why a result on this task may not be what it seems."
+    "Why a result on this task may be better than the model is."
     if trained_on is None:
         warning = 'it is not recorded what the model was trained on'
         if task.name in _SAME_FILMS:
@@ -213,10 +214,10 @@ def task_studies(
     studies: pd.DataFrame,  # a study table, may hold several corpora
     task: Task,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """What a task takes of a table.
+    """The studies of a task.
 
     Returns: the studies that are judged; those of validation, or None.
-    Raises: `CXRError` that says what the table has instead.
+    Raises: `CXRError` that names what the table has instead.
     """
     corpus = studies[studies.source == task.source]
     if not len(corpus):
@@ -241,8 +242,7 @@ def asked_by(
     task: Task,
     prompts: Mapping,  # label -> (absent, present), see `read_prompts`
 ) -> Task:  # with the labels that the prompts can ask for
-    """A task with sentences of one's own.
-
+    """A task for sentences of one's own: with the labels that they are about.
     Raises: `CXRError` if they are about none of its labels.
     """
     labels = tuple(label for label in task.labels if label in prompts)
@@ -355,9 +355,9 @@ def own_task(
     source: str,  # which of its corpora
     split: str = 'test',
 ) -> Task:
-    """The task of a table without a benchmark: what its split can answer.
+    """The task of a table without a benchmark: the findings that its split can judge.
 
-    Raises: `CXRError` if that is nothing.
+    Raises: `CXRError` if there is none.
     """
     part = studies[(studies.source == source) & (studies.split == split)]
     labels = tuple(evaluable_labels(part))
@@ -406,7 +406,7 @@ def find_tasks(
 
 # %% ../../nbs/9_evaluation/92_benchmarks.ipynb #be1feb19
 def _to_json(x):
-    "A value as JSON takes it; what is not a finite number is null."
+    "A value in JSON's types; a number that is not finite becomes null."
     if isinstance(x, dict):
         return {str(k): _to_json(v) for k, v in x.items()}
     if isinstance(x, (list, tuple, np.ndarray)):
@@ -428,7 +428,8 @@ def _draw_result(table):
     else:
         ax = show_findings({name: table.dropna(subset=['auroc'])}, 'auroc')
     lines = result_line(table).split('\n')[:2]
-    ax.set_title('\n'.join(lines)[:150], fontsize=6)
+    title = '\n'.join(textwrap.shorten(line, 120) for line in lines)
+    ax.set_title(title, fontsize=8)
     return ax.figure
 
 
@@ -899,7 +900,7 @@ def differences(
 
 
 def _print_results(results):
-    "The table that people look at, a column per table and task."
+    "Print a row per model, a column per table and task, then the warnings."
     cells = []
     for row in results.itertuples():
         star = ' *' if row.leakage else ''

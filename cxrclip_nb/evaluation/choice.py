@@ -119,13 +119,12 @@ def choice_table(
     weight = patient_weights(patients, n_boot, seed)[:, one]
     rows, confusion = [], []
     for c, label in enumerate(labels):
-        k = is_class == c
-        recall = float(_recall(hit[k], np.ones(k.sum())))
-        low, high = interval(_recall(hit[k], weight[:, k]))
-        rows.append(
-            dict(finding=label, n=int(k.sum()), recall=recall, low=low, high=high)
-        )
-        confusion.append(hits[k].sum(0))
+        own = is_class == c
+        row = dict(finding=label, n=int(own.sum()))
+        row['recall'] = float(_recall(hit[own], np.ones(own.sum())))
+        row['low'], row['high'] = interval(_recall(hit[own], weight[:, own]))
+        rows.append(row)
+        confusion.append(hits[own].sum(0))
     table = pd.DataFrame(rows).set_index('finding')
     low, high = interval(_recall(hit, weight))
     table.attrs['accuracy'] = dict(
@@ -149,8 +148,7 @@ def zero_shot_choice(
     prompts: Mapping | None = None,
     # over a class's sentences: 'mean' (CXR-CLIP) or 'max' (GLoRIA)
     reduce: str = 'mean',
-    # `standardise` over the films judged (GLoRIA); a film's answer then depends on the
-    # others
+    # `standardise` over the judged films (GLoRIA): an answer depends on the other films
     standard: bool = False,
     image: Tensor | None = None,  # [N, D] the studies' embeddings, if they are at hand
     n_boot: int = 500,

@@ -40,7 +40,7 @@ PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
 
 def _film_stamp(film, root):
-    "Size and time of a film's file; of a film that lies in a store, the store's place."
+    "Size and time of a film's file; the store's place if it is in a film store."
     path = Path(film) if root is None else Path(root) / film
     try:
         stat = os.stat(path)
@@ -50,7 +50,7 @@ def _film_stamp(film, root):
 
 
 class StoredEmbeddings(nn.Module):
-    "A model whose film embeddings are kept on disk; it fulfils `ImageTextModel`."
+    "A model whose film embeddings are kept on disk; an `ImageTextModel`."
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class StoredEmbeddings(nn.Module):
         films: Sequence[str],  # N paths
         root: str | Path | None = None,  # paths are relative to it
         unreadable: dict | None = None,  # see encode_films; nothing is stored then
-        **_,  # how films are read is settled once, for all
+        **_,  # how films are read was given to the class
     ) -> Tensor:  # [N, D] unit vectors on the CPU
-        "Unit vectors of films, read from disk where they are there."
+        "Unit vectors of films; read from disk if they are stored."
         path = None
         if self.folder is not None and unreadable is None:
             path = self.path_of(films, root)
@@ -182,9 +182,7 @@ def score_draws(
 # %% ../../nbs/9_evaluation/97_compare.ipynb #ced90453
 def paired_differences(
     values: Mapping[str, float],  # model -> its figure
-    draws: Mapping[
-        str, np.ndarray
-    ],  # model -> its draws, of the same patients and seed
+    draws: Mapping,  # model -> its draws [n_boot], of the same patients and seed
 ) -> pd.DataFrame:  # first, second, value (second minus first), low, high
     """All pairs of models, with 95 % intervals over the same draws of patients.
 
@@ -203,9 +201,21 @@ def paired_differences(
 
 # %% ../../nbs/9_evaluation/97_compare.ipynb #1ead3722
 def _panel_title(rows):
+    "Table, task and how many studies."
     first = rows.iloc[0]
     counts = f'{first.studies:,} studies, {first.patients:,} patients'
     return f'{first.table}: {first.task}\n{counts}'
+
+
+def _show_panel(rows, ax):
+    "The models on one task of one table."
+    names = rows.model + np.where(rows.leakage, ' *', '')
+    shown = rows.set_index(names)[['value', 'low', 'high']].astype(float)
+    look = dict(title=_panel_title(rows), xlabel=rows.metric.iloc[0])
+    show_estimates(shown, chance=rows.chance.iloc[0], ax=ax, **look)
+    ax.tick_params(labelbottom=True)
+    if ax.get_legend():
+        ax.get_legend().remove()
 
 
 def show_comparison(
@@ -213,30 +223,19 @@ def show_comparison(
 ) -> Figure:
     "Each model's figure with its interval, a panel per table and task."
     groups = list(results.groupby(['table', 'task'], sort=False))
-    n_models = results.model.nunique()
     columns = min(len(groups), 2)
-    n_rows = -(-len(groups) // columns)
-    size = (4.5 * columns, n_rows * (1.5 + 0.32 * n_models))
-    same_metric = results.metric.nunique() == 1
+    n_rows = -(-len(groups) // columns)  # rounded up
+    height = 1.5 + 0.32 * results.model.nunique()
     figure, axes = plt.subplots(
         n_rows,
         columns,
-        figsize=size,
+        figsize=(4.5 * columns, height * n_rows),
         layout='constrained',
         squeeze=False,
-        sharex=same_metric,
+        sharex=results.metric.nunique() == 1,
     )
     for ax, (_, rows) in zip(axes.flat, groups):
-        stars = np.where(rows.leakage, ' *', '')
-        shown = rows.assign(name=rows.model + stars).set_index('name')
-        metric = rows.metric.iloc[0]
-        shown = shown[['value', 'low', 'high']].astype(float)
-        title = _panel_title(rows)
-        chance = rows.chance.iloc[0]
-        show_estimates(shown, chance=chance, ax=ax, title=title, xlabel=metric)
-        ax.tick_params(labelbottom=True)
-        if ax.get_legend():
-            ax.get_legend().remove()
+        _show_panel(rows, ax)
     for ax in axes.flat[len(groups) :]:
         ax.axis('off')
     note = 'dotted: chance'

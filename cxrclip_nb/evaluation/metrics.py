@@ -243,6 +243,7 @@ from ..plots import PALETTE, show_estimates
 
 # %% ../../nbs/9_evaluation/91_scores.ipynb #30c80eec
 def _probabilities(truth, prob):
+    "Truth and probability as arrays; raises for what is not in 0..1."
     y, p = check_scores(truth, prob)
     if len(p) and not (0 <= p.min() and p.max() <= 1):
         raise ValueError(
@@ -267,7 +268,7 @@ def reliability(
 ) -> pd.DataFrame:  # by group: prob (mean), share (of positives), n
     """The calibration curve; groups that ties leave empty are dropped.
 
-    Raises: `ValueError` for what is no probability.
+    Raises: `ValueError` for a number outside of 0..1.
     """
     y, p = _probabilities(truth, prob)
     films = pd.DataFrame(dict(prob=p, share=y.astype(float), n=1))
@@ -316,7 +317,7 @@ def fit_platt(
 ) -> tuple[float, float]:
     """The logistic curve that turns a score into a probability.
 
-    By maximum likelihood with a faint penalty.
+    By maximum likelihood with a weak penalty.
 
     Returns: slope and intercept; NaN, NaN unless there are positives and negatives.
     Raises: `ValueError` as `check_scores`.

@@ -32,6 +32,7 @@ from ..data.augment import jitter
 from ..data.batches import EpochSampler, study_images
 from ..data.films import open_films
 from ..data.studies import SPLITS
+from .compare import _read_array
 from .metrics import auroc, interval, patient_weights
 from .zeroshot import label_matrix
 from ..model.clip import CXRCLIP, encode_films, prepare_films
@@ -157,29 +158,13 @@ def extract(
     if cache is not None:
         path = Path(cache) / f'{features_key(model, films, root, features)}.npy'
     if path is not None and path.is_file():
-        x = _load(path, len(films))
+        x = _read_array(path, len(films))
     else:
         x = film_features(model, films, root, features, batch_size, num_workers)
         if path is not None:
-            _store(path, x)
+            with atomic_path(path) as tmp, open(tmp, 'wb') as f:
+                np.save(f, x)
     return _study_means(x, films, studies)
-
-
-def _store(path, x):
-    "Write an array, whole or not at all."
-    with atomic_path(path) as tmp, open(tmp, 'wb') as f:
-        np.save(f, x)
-
-
-def _load(path, n):
-    "Read the features of `n` films."
-    try:
-        x = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e:
-        raise ValueError(f'{path}: damaged, delete it ({e})') from e
-    if x.ndim != 2 or len(x) != n:
-        raise ValueError(f'{path}: holds {list(x.shape)}, not {n} films; delete it')
-    return x
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #3f75240b
 def take_share(
@@ -260,21 +245,27 @@ def _auroc_with_interval(studies, mask, y, score, n_boot, seed):
 
 def _choose(x, y, fit, valid, Cs):
     "The best of the probes by validation AUROC: (probe, C, AUROC)."
-    tried = []
+    best, best_auroc = None, -math.inf
     for C in sorted(Cs):
         probe = fit_probe(x[fit], y[fit], C)
-        score = probe.decision_function(x[valid])
-        tried.append((probe, C, float(auroc(y[valid], score))))
-    return max(tried, key=lambda t: t[2])  # of equal ones the first
+        reached = float(auroc(y[valid], probe.decision_function(x[valid])))
+        if reached > best_auroc:  # of equal ones the first
+            best, best_auroc = (probe, C), reached
+    return *best, best_auroc
+
+
+def _counts(y, fit):
+    "How many studies are fitted, and how many of them have the finding."
+    return dict(n_train=int(fit.sum()), n_pos=int((y[fit] == 1).sum()))
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #68ea4016
 def _probe_row(x, studies, y, masks, sample, Cs, n_boot, seed):
     "Row of one finding, share and seed."
     known = ~np.isnan(y)
     fit = masks['train'] & sample & known
-    row = dict(n_train=int(fit.sum()), n_pos=int((y[fit] == 1).sum()))
+    row = _counts(y, fit)
     if row['n_pos'] in (0, row['n_train']):
-        return row | dict(C=np.nan, valid=np.nan, auroc=np.nan, low=np.nan, high=np.nan)
+        return row | dict.fromkeys(('C', 'valid', 'auroc', 'low', 'high'), np.nan)
     probe, C, valid = _choose(x, y, fit, masks['valid'] & known, Cs)
     row.update(C=C, valid=valid)
     test = masks['test'] & known
@@ -522,23 +513,39 @@ def _mean_auroc(truth, score):
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #7a80ddaf
-def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
-    "One optimiser step; its loss and learning rate."
+def _set_rate(optimizer, step, config):
+    "Set the learning rate of a step, and return it."
     warmup = int(config.warmup * config.steps)
     lr = config.lr * lr_factor(step, config.steps, warmup)
     for group in optimizer.param_groups:
         group['lr'] = lr
-    generator = torch.Generator(batch['images'].device)
+    return lr
+
+
+def _jittered(images, step, seed):
+    "Both films of each study, jittered: [B, 2, 1, S, S] -> [2B, 1, S, S]."
+    generator = torch.Generator(images.device)
     generator.manual_seed(int(rng_for(seed, 'jitter', step).integers(2**31)))
-    # [B, 2, 1, S, S] -> [2B, 1, S, S]
-    films = jitter(batch['images'].flatten(0, 1), generator)
-    optimizer.zero_grad()
-    loss = known_bce(model(films), batch['truth'].repeat_interleave(2, 0))
+    return jitter(images.flatten(0, 1), generator)
+
+
+def _check_finite(loss, step, study_ids):
+    "Raises `FloatingPointError` naming step and studies."
     if not torch.isfinite(loss):
-        studies = ', '.join(batch['study_id'])
         raise FloatingPointError(
-            f'the loss is {loss.item()} at step {step}; studies of the batch: {studies}'
+            f'the loss is {loss.item()} at step {step}; studies of the batch: '
+            f'{", ".join(study_ids)}'
         )
+
+
+def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
+    "One optimiser step; its loss and learning rate."
+    lr = _set_rate(optimizer, step, config)
+    films = _jittered(batch['images'], step, seed)
+    truth = batch['truth'].repeat_interleave(2, 0)  # of both films
+    loss = known_bce(model(films), truth)
+    _check_finite(loss, step, batch['study_id'])
+    optimizer.zero_grad()
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), config.grad_clip)
     optimizer.step()
@@ -547,8 +554,9 @@ def _fit_step(model, optimizer, batch, config, accelerator, step, seed):
 
 def _is_check(step, config):
     "Does a validation follow this step (1 to `config.steps`)?"
+    checks_due = step * config.checks // config.steps
     checks_before = (step - 1) * config.checks // config.steps
-    return step * config.checks // config.steps > checks_before
+    return checks_due > checks_before
 
 
 def _batches(loader):
@@ -564,7 +572,8 @@ class _Best:
     "Weights of the best validation: the first of equals, the last if none is a number."
 
     def __init__(self):
-        self.score, self.weights = -math.inf, None
+        self.score = -math.inf
+        self.weights = None
 
     def offer(self, score, model):
         if self.weights is None or score > self.score or math.isnan(self.score):
@@ -606,10 +615,9 @@ class FineTuned:
 def _tuned_row(studies, y, score, masks, sample, n_boot, seed):
     "Row of one finding after fine-tuning."
     known = ~np.isnan(y)
-    fit = sample & known
-    row = dict(n_train=int(fit.sum()), n_pos=int((y[fit] == 1).sum()))
+    row = _counts(y, sample & known)
     if row['n_pos'] in (0, row['n_train']):
-        return row | dict(valid=np.nan, auroc=np.nan, low=np.nan, high=np.nan)
+        return row | dict.fromkeys(('valid', 'auroc', 'low', 'high'), np.nan)
     valid = masks['valid'] & known
     row['valid'] = float(auroc(y[valid], score[valid]))
     test = masks['test'] & known

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from ..data.studies import report_of
-from .metrics import interval, patient_weights
+from .metrics import _as_weights, interval, patient_weights
 from .zeroshot import embed_studies
 from ..model.clip import l2_normalize
 from ..plots import PALETTE
@@ -57,8 +57,10 @@ def _units(**named):
     return units
 
 
-def _weights(weight, n):
-    return np.ones(n) if weight is None else np.asarray(weight, float)
+def _weighted_mean(values, weight):
+    "Mean of [N] for each weighting [..., N]; NaN where nothing counts."
+    total = weight.sum(-1)
+    return (weight * values).sum(-1) / np.where(total > 0, total, np.nan)
 
 
 def alignment(
@@ -71,11 +73,8 @@ def alignment(
     Raises: `ValueError` for what is no set of unit vectors.
     """
     a, b = _units(a=a, b=b)
-    w = _weights(weight, len(a))
     distance = ((a - b) ** 2).sum(-1).numpy()
-    with np.errstate(invalid='ignore'):
-        mean = (w * distance).sum(-1) / w.sum(-1)
-    return mean[()]
+    return _weighted_mean(distance, _as_weights(weight, len(a)))
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #9176fcd8
 def uniformity(
@@ -94,13 +93,13 @@ def uniformity(
     if not t > 0:
         raise ValueError(f't must be above 0, got {t}')
     (x,) = _units(x=x)
-    w = _weights(weight, len(x))
+    w = _as_weights(weight, len(x))
     total = np.zeros(w.shape[:-1])
     for start in range(0, len(x), chunk):
         rows = x[start : start + chunk]
         squared = (2 - 2 * rows @ x.T).clamp(min=0)  # [c, N]
         kernel = torch.exp(-t * squared).numpy()
-        # nobody is his own neighbour
+        # a point is no neighbour of itself
         own = np.arange(len(rows))
         kernel[own, start + own] = 0
         total += (w[..., start : start + chunk] @ kernel * w).sum(-1)
@@ -113,13 +112,13 @@ def even_uniformity(
     dim: int,  # D, width of the space
     t: float = 2.0,  # sharpness, > 0
 ) -> float:
-    "The uniformity of points drawn evenly from the sphere, see below."
+    "The uniformity of points drawn evenly from the sphere."
     return float(-2 * t + np.log(hyp0f1(dim / 2, t * t)))
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #da3916f4
 def _centre(x, weight):
     "Mean of [N, D] unit vectors for each weighting, [..., D]."
-    w = _weights(weight, len(x))[..., None, :]  # [..., 1, N]
+    w = _as_weights(weight, len(x))[..., None, :]  # [..., 1, N]
     with np.errstate(invalid='ignore'):
         mean = (w @ x.numpy()) / w.sum(-1, keepdims=True)
     return mean[..., 0, :]
@@ -186,7 +185,7 @@ def shift_gap(
 
 # %% ../../nbs/9_evaluation/93_space.ipynb #2e2653e2
 def _neighbour_weights(cosine, k):
-    """How much each candidate counts as one of the k nearest, ties by expectation.
+    """How much each candidate counts as one of the k nearest; ties share the rest.
 
     [c, N] -> [c, N], each row sums to k.
     """
@@ -204,7 +203,7 @@ def neighbour_share(
     k: int = 10,  # neighbours looked at, >= 1
     chunk: int = 1024,  # studies at once
 ) -> np.ndarray:
-    """Findings of each study's nearest studies, ties by expectation.
+    """Findings of each study's nearest studies; ties share the last places.
 
     Returns: [N, C] share of the k nearest, among those known, that have the finding;
     NaN if none is known.
@@ -246,12 +245,6 @@ def _others_rate(truth, patients):
         return positive / known
 
 
-def _weighted_mean(values, weight):
-    "Mean of [N] for each weighting [..., N]; NaN where nothing counts."
-    total = weight.sum(-1)
-    return (weight * values).sum(-1) / np.where(total > 0, total, np.nan)
-
-
 def agreement_table(
     x: Tensor,  # [N, D] unit norm
     truth: np.ndarray,  # [N, C] 1, 0 or NaN
@@ -261,9 +254,7 @@ def agreement_table(
     n_boot: int = 500,  # draws of the bootstrap
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Share of like neighbours for each finding, with intervals over patients and
-    chance.
-
+    """How often neighbours share each finding, with intervals over patients.
     Returns: by finding: n_pos, agreement, low, high, chance; NaN without positives.
     """
     share = neighbour_share(x, truth, patients, k)
@@ -322,8 +313,8 @@ def show_space(
     Raises: `ValueError` for a group of another length.
     """
     if ax is None:
-        _, ax = plt.subplots(figsize=(3, 2.8), layout='constrained')
-    ax.scatter(*xy.T, s=4, color='.8')
+        _, ax = plt.subplots(figsize=(7, 5), layout='constrained')
+    ax.scatter(*xy.T, s=5, color='.8')
     for k, (name, members) in enumerate(groups.items()):
         if len(members) != len(xy):
             raise ValueError(
@@ -331,7 +322,7 @@ def show_space(
             )
         points = xy[np.asarray(members, bool)]
         color = PALETTE[k % len(PALETTE)]
-        ax.scatter(*points.T, s=7, color=color, label=name)
+        ax.scatter(*points.T, s=12, color=color, label=name)
     ax.set(xticks=[], yticks=[], title=title)
     if len(groups) > 1:
         ax.legend()

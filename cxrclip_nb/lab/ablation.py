@@ -114,9 +114,9 @@ def _mean_and_range(values, digits):
 def arms_table(
     runs: pd.DataFrame,  # of `read_runs`
 ) -> pd.DataFrame:
-    """What was trained how, and what came out.
+    """How each arm was trained, and its results.
 
-    Returns: an arm a row, in the order of `ARMS`: label dose, views, batch, films a
+    Returns: a row per arm, in the order of `ARMS`: label dose, views, batch, films per
     step, runs, and mean (least to most) of each metric.
     """
     rows = []
@@ -223,7 +223,7 @@ def show_dose(
     pair: Sequence[str] = ('+ TCL, reports', '+ TCL'),
     ax: Axes | None = None,  # draw here; none: a new figure
 ) -> Axes:
-    "An arrow per seed, from no label studies to all of them; RSUM to the right."
+    "An arrow per seed, from no label studies to all of them; RSUM is horizontal."
     if ax is None:
         _, ax = plt.subplots(figsize=(5, 3), layout='constrained')
     arrow = dict(arrowstyle='->', color='.4')
@@ -236,7 +236,7 @@ def show_dose(
         ax.plot(*with_labels, 'o', color=PALETTE[1], label=names[1])
     ax.set_xlabel('RSUM, %')
     ax.set_ylabel(METRICS[metric])
-    ax.legend()
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     ax.grid(alpha=0.3)
     return ax
 

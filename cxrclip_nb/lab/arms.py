@@ -46,14 +46,14 @@ class Arm:
     views: int = 2  # images and texts taken of a study
     icl_weight: float = 0.0  # of the image contrastive loss
     tcl_weight: float = 0.0  # of the text contrastive loss
-    batch_size: int = 32  # studies a step
+    batch_size: int = 32  # studies per step
     # of a pair of views: infonce | sigmoid; or labels: no text at all, see `fit_labels`
     loss: str = 'infonce'
     targets: str = 'identity'  # right answers: identity | same_text | labels
 
     @property
     def films(self) -> int:
-        return self.views * self.batch_size  # images encoded a step
+        return self.views * self.batch_size  # images encoded per step
 
 
 ARMS = {
@@ -156,13 +156,13 @@ def _check_both_kinds(truth):
     for c, t in enumerate(truth.T):
         if t.min() == t.max():
             raise CXRError(
-                f'finding {c} is alike in all {len(truth)} studies that the '
+                f'finding {c} is the same in all {len(truth)} studies that the '
                 'probe is fitted on; draw more'
             )
 
 
 def _fit_probe(x, truth, C):
-    "A logistic regression a finding; returns embeddings [N, D] -> log odds [N, C]."
+    "A logistic regression per finding; returns embeddings [N, D] -> log odds [N, C]."
     fits = []
     for t in truth.T:
         fits.append(LogisticRegression(C=C / x.shape[1], max_iter=300).fit(x, t))
@@ -178,10 +178,10 @@ def probe_scores(
     choose_on: tuple,  # likewise, of the validation studies
     image: np.ndarray,  # [N, D] of the studies to be judged
 ) -> np.ndarray:  # [N, C] log odds
-    """A logistic regression a finding on fixed embeddings.
+    """A logistic regression per finding on fixed embeddings.
 
     One C holds for all findings, the best in validation.
-    Raises: `ValueError` for a finding that the fit can't learn.
+    Raises: `ValueError` for a finding that is the same in all fitted studies.
     """
     x, truth = fit_on
     valid_x, valid_truth = choose_on
@@ -230,10 +230,10 @@ def _by_text(model, image, studies):
 def judge(
     model,  # trained, in eval mode
     data: str | Path,  # folder of `make_hard`
-    # embeddings [N, D] -> log odds [N, C] of a model without text; none: it is asked
+    # embeddings [N, D] -> log odds [N, C] of a model without text; none: by prompts
     classify: Callable | None = None,
 ) -> dict[str, np.ndarray]:
-    """What a model makes of each test study.
+    """A model's answers to each test study.
 
     Returns: scores of the findings by prompts (zeroshot, words) and by probe [N, C];
     ranks of retrieval i2t, t2i [N]; truth [N, C]. With `classify` its scores are
@@ -367,6 +367,15 @@ def fit_labels(
     return classify
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #2ace8dc2
+def _times_and_loss(run):
+    "Seconds of all steps, and the mean loss of the last fifty."
+    history = pd.DataFrame(run.history)
+    return dict(
+        seconds=round(float(history.seconds.sum()), 1),
+        loss=round(float(history.total.tail(50).mean()), 4),
+    )
+
+
 def run_arm(
     name: str,  # of `ARMS`
     seed: int,  # of weights, order, draws
@@ -391,24 +400,16 @@ def run_arm(
         np.savez_compressed(f, **judged)
     (run_dir / 'last.pt').unlink(missing_ok=True)
     shutil.rmtree(run_dir / 'best', ignore_errors=True)
-    history = pd.DataFrame(run.history)
     judged_s = time.perf_counter() - begun
-    line = dict(
-        arm=name,
-        seed=seed,
-        steps=steps,
-        films=ARMS[name].films,
-        seconds=round(float(history.seconds.sum()), 1),
-        judged_s=round(judged_s, 1),
-        loss=round(float(history.total.tail(50).mean()), 4),
-    )
+    line = dict(arm=name, seed=seed, steps=steps, films=ARMS[name].films)
+    line |= _times_and_loss(run) | dict(judged_s=round(judged_s, 1))
     if classify is None:
         line['valid'] = round(run.validation_loss(), 4)
     return line | summary(judged)
 
 # %% ../../nbs/9_evaluation/95_arms.ipynb #cd5d12fe
 def _lines(path):
-    "The lines that are whole."
+    "The complete lines, as dicts."
     runs = []
     text = Path(path).read_text() if Path(path).exists() else ''
     for line in text.splitlines():
@@ -457,14 +458,14 @@ def _report(line):
 
 
 def ablate(
-    output_dir: str | Path,  # data/, runs.jsonl, and a folder a run
+    output_dir: str | Path,  # data/, runs.jsonl, and a folder per run
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = STEPS,  # of every run
     arms: Sequence[str] = tuple(ARMS),  # names of `ARMS`
     hard: Mapping = HARD,  # settings of the data
     **changes,  # of other options of `TrainConfig`, for all arms
 ) -> pd.DataFrame:  # a row per run
-    """All runs that are not done yet, seed by seed; a series that was killed goes on.
+    """Do all runs that are missing, seed by seed, and return all.
 
     Raises: `ValueError` for an unknown arm, or other settings than at its start.
     """

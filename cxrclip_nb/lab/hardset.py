@@ -31,8 +31,8 @@ from ..data.studies import load_studies, save_studies
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #2d5bb7bc
 HARD = dict(  # fixed before any model was trained on it
-    phantoms=VERSION,  # of the drawings and of the reports' words
-    # each study is a patient of its own
+    phantoms=VERSION,  # version of the drawings and of the reports' words
+    # how many of each part; each study is a patient of its own
     studies=dict(reports=1200, labels=2400, valid=300, probe=800, test=1000),
     prevalence={
         'Support Devices': 0.20,
@@ -49,21 +49,21 @@ HARD = dict(  # fixed before any model was trained on it
         'Fibrosis': 0.03,
         'Hernia': 0.02,
     },
-    subtle=0.5,  # share of findings with a severity of .05 to .25; the others .25 to .8
-    unmentioned=0.15,  # findings that a report passes over (and may even deny)
-    lost=0.10,  # sentences that get lost from a section, never its last one
-    missed=0.05,  # findings that a label calls negative
-    # labels that call an absent finding positive, as a share of its prevalence
-    invented=0.05,
-    unsure=0.4,  # subtle findings that a label calls uncertain
-    stated=0.35,  # absent findings that a label states; of the others nothing is known
-    size=96,
-    seed=11,
-)  # side of the films, pixels; of everything drawn
+    # shares
+    subtle=0.5,  # of findings with a severity of .05 to .25; the others have .25 to .8
+    unmentioned=0.15,  # of findings that a report leaves out (and may even deny)
+    lost=0.10,  # of sentences that are lost from a section; one is always left
+    missed=0.05,  # of findings that a label calls negative
+    invented=0.05,  # of false positive labels, relative to the finding's prevalence
+    unsure=0.4,  # of subtle findings that a label calls uncertain
+    stated=0.35,  # of absent findings that a label calls negative; else it is blank
+    size=96,  # side of the films, pixels
+    seed=11,  # of everything drawn
+)
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #3cb57147
 def _severity(rng, hard):
-    "How plain a finding is: subtle or not, by lot."
+    "How plain a finding is: at random subtle or not."
     subtle = rng.random() < hard['subtle']
     low, high = (0.05, 0.25) if subtle else (0.25, 0.8)
     return round(float(rng.uniform(low, high)), 3)
@@ -97,7 +97,7 @@ def hard_report(
     noise: bool = True,  # False: complete, as in the test set
     hard: Mapping = HARD,  # settings
 ) -> dict:  # texts and augmented: [findings, impression] and a rewording of each
-    "A report that passes over some findings and has lost some sentences."
+    "A report that leaves out some findings and has lost some sentences."
     mentioned, lost = list(findings), 0.0
     if noise:
         mentioned = [f for f in findings if rng.random() >= hard['unmentioned']]
@@ -120,14 +120,14 @@ def clean_labels(
 
 
 def _label_of_present(severity, u, rng, hard):
-    "What a label makes of a finding that is there; u is uniform on [0, 1)."
+    "Label of a finding that is there; u is uniform on [0, 1)."
     if severity < 0.25 and rng.random() < hard['unsure']:
         return 'uncertain'
     return 'negative' if u < hard['missed'] else 'positive'
 
 
 def _label_of_absent(prevalence, u, rng, hard):
-    "What a label makes of a finding that is not there; None: it states nothing."
+    "Label of a finding that is not there; None: blank."
     if u < hard['invented'] * prevalence / (1 - prevalence):
         return 'positive'
     return 'negative' if rng.random() < hard['stated'] else None
@@ -175,10 +175,7 @@ def hard_plan(
     number: int,  # of the study within its part
     hard: Mapping = HARD,  # settings
 ) -> tuple[dict, dict]:  # what is drawn; the row of the study table
-    """One study: who, with which findings, and what is written of it.
-
-    It depends on the settings and its number alone.
-    """
+    "One study: anatomy, findings, views, and its row with texts and labels."
     rng = rng_for(hard['seed'], 'hard', part, number)
     study = f'{part}{number:05d}'
     anatomy = sample_anatomy(rng)
@@ -245,7 +242,7 @@ def _draw_all(root, paths, hard):
 
 # %% ../../nbs/9_evaluation/94_hardset.ipynb #7353ab7e
 def _slots():
-    "What can be filled into a sentence: places, sizes, degrees."
+    "The words for the places of a form: side, zone, size, degree."
     sizes = (
         dict(large='small', mild='mild', mildly='mildly', cm=4.2, mm=9),
         dict(large='large', mild='marked', mildly='markedly', cm=6.0, mm=15),
@@ -259,7 +256,7 @@ def _slots():
 
 
 def _filled(forms):
-    "Sentences of the forms, each once, as a sentence begins and ends."
+    "Sentences of the forms, each once, with a capital and a full stop."
     slots = _slots()
     sentences = dict.fromkeys(form.format(**s) for form in forms for s in slots)
     return [s[0].upper() + s[1:] + '.' for s in sentences]
