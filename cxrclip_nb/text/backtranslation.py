@@ -76,7 +76,7 @@ def token_batches(
 
 # %% ../../nbs/5_basics/55_backtranslation.ipynb #16-backtranslation-023
 class GumbelDraw:
-    """Logits processor that leaves one token a row, drawn at a temperature.
+    """Logits processor that leaves one token per row, drawn at a temperature.
 
     It is one of the `top_k` likeliest; the noise belongs to the row.
     """
@@ -174,7 +174,7 @@ def translate_batch(
     model,  # a MarianMTModel that decodes greedily
     temperature: float,  # of the draws, >= 0; 0: always the likeliest token
     top_k: int,  # tokens that a draw chooses from
-    rngs: Sequence[np.random.Generator],  # one a piece
+    rngs: Sequence[np.random.Generator],  # one per piece
 ) -> list[str]:  # '' where no end mark came within twice the piece's length
     """Translations of one batch.
 
