@@ -19,7 +19,7 @@ from ..core import rng_for
 def _soft(canvas, blur):
     "uint8 drawing -> float32 0..1, its edges softened over `blur` (share of the film)."
     sigma = blur * canvas.shape[0]
-    if sigma > 4:  # wide blurs on a quarter of the pixels: far cheaper, looks the same
+    if sigma > 4:  # wide blurs at a quarter of the size: faster, and looks the same
         shape = canvas.shape[::-1]
         small = cv2.resize(canvas, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
         small = cv2.GaussianBlur(small, (0, 0), sigma / 4)
@@ -65,7 +65,7 @@ def disc(
     x: float,  # centre, 0..1
     y: float,  # centre, 0..1
     rx: float,  # half width, 0..1
-    ry: float | None = None,  # half height; none: a circle
+    ry: float | None = None,  # half height; None: a circle
     angle: float = 0.0,  # degrees
     blur: float = 0.004,  # softness of the edge, share of the film
 ) -> np.ndarray:  # float32 [size, size], 0..1
@@ -186,7 +186,7 @@ def _spine_line(a, n=15):
 
 
 def _spine(a, s):
-    "Vertebrae: a column with a lighter disc between any two."
+    "Vertebrae: a column with a lighter disc between each two."
     column = lines(s, [_spine_line(a)], 0.075, 0.006)
     gaps = [[(x - 0.033, y), (x + 0.033, y)] for x, y in _spine_line(a, 24)]
     return column - 0.5 * lines(s, gaps, 0.012, 0.004)
@@ -267,7 +267,7 @@ def _aorta(a, s):
 def vessel_paths(
     rng: np.random.Generator,
     reach: float = 0.2,  # how far they run into the lung
-    up: float = 0.0,  # share of the vessels that is sent upwards
+    up: float = 0.0,  # share of additional vessels that run upwards
 ) -> list[np.ndarray]:
     "Branching vessels of both lungs on a frontal film."
     upward = np.full(round(6 * up), -1.0)
@@ -296,14 +296,31 @@ def _hila(s, vessels):
     return hila
 
 # %% ../../nbs/6_data/63_drawing.ipynb #70e6f3cd
+# thickness of the layers from the front
+_BODY, _ABDOMEN, _LUNG_AIR = 0.95, 0.22, 0.74
+_HEART, _SPINE, _AORTA, _MEDIASTINUM = 0.48, 0.22, 0.24, 0.20
+_RIB, _GIRDLE, _HILUM, _BUBBLE = 0.15, 0.16, 0.30, 0.35
+
+
 def _middle(a, size, view):
     "Heart, spine, aorta and the rest of the mediastinum."
     mediastinum = [(0.45, 0.05), (0.55, 0.05), (0.57, 0.8), (0.43, 0.8)]
-    t = 0.48 * _heart(a, size, view)
-    t += 0.22 * _spine(a, size)
-    t += 0.24 * _aorta(a, size)
-    t += 0.20 * shape(size, mediastinum, 0.015)
+    t = _HEART * _heart(a, size, view)
+    t += _SPINE * _spine(a, size)
+    t += _AORTA * _aorta(a, size)
+    t += _MEDIASTINUM * shape(size, mediastinum, 0.015)
     return t
+
+
+def _stomach_air(a, size, rng):
+    "The air bubble of the stomach below the left diaphragm; in seven of ten films."
+    has_bubble = rng.random() < 0.7
+    x = rng.uniform(0.64, 0.70)
+    width = rng.uniform(0.03, 0.06)
+    if not has_bubble:
+        return 0
+    y = a.floor + 0.10 - a.lift_left
+    return disc(size, x, y, width, 0.032, blur=0.008)
 
 
 def frontal(
@@ -319,18 +336,14 @@ def frontal(
     left = shape(size, lung(a, 1))
     right = shape(size, lung(a, -1))
     lungs = np.maximum(left, right)
-    t = 0.95 * a.bulk * _body(a, size)
-    t += 0.22 * disc(size, 0.5, 1.05, 0.47, 0.3, blur=0.05)  # abdomen
-    t -= 0.74 * a.air * lungs
+    t = _BODY * a.bulk * _body(a, size)
+    t += _ABDOMEN * disc(size, 0.5, 1.05, 0.47, 0.3, blur=0.05)
+    t -= _LUNG_AIR * a.air * lungs
     t += _middle(a, size, view)
-    t += 0.15 * a.bones * _ribs(a, size) + 0.16 * _girdle(a, size, view)
-    t += 0.30 * _hila(size, vessel_paths(rng)) * (0.25 + 0.75 * lungs)
-    has_bubble = rng.random() < 0.7  # air in the stomach
-    x = rng.uniform(0.64, 0.70)
-    width = rng.uniform(0.03, 0.06)
-    if has_bubble:
-        y = a.floor + 0.10 - a.lift_left
-        t -= 0.35 * disc(size, x, y, width, 0.032, blur=0.008) * (1 - left)
+    t += _RIB * a.bones * _ribs(a, size) + _GIRDLE * _girdle(a, size, view)
+    # hila and vessels are fainter outside the lungs
+    t += _HILUM * _hila(size, vessel_paths(rng)) * (0.25 + 0.75 * lungs)
+    t -= _BUBBLE * _stomach_air(a, size, rng) * (1 - left)
     return t, lungs
 
 # %% ../../nbs/6_data/63_drawing.ipynb #63c460f5
@@ -362,6 +375,8 @@ _LATERAL_BODY = [
 _LATERAL_AORTA = [(0.44, 0.40), (0.47, 0.30), (0.55, 0.28), (0.62, 0.36), (0.65, 0.6)]
 _STERNUM = [(0.265, 0.22), (0.225, 0.40), (0.215, 0.6)]
 # fmt: on
+_LATERAL_HILUM = 0.51, 0.43  # x, y
+_LATERAL_TILT = 25  # of the heart's axis, degrees
 
 # %% ../../nbs/6_data/63_drawing.ipynb #e9d621f6
 def _lateral_spine(s):
@@ -390,8 +405,8 @@ def _lateral_vessels(s, rng):
     reaches = rng.uniform(0.1, 0.24, 9)
     vessels = []
     for direction, reach in zip(directions, reaches):
-        x = 0.51 + reach * u * np.cos(direction)
-        y = 0.43 + reach * u * np.sin(direction)
+        x = _LATERAL_HILUM[0] + reach * u * np.cos(direction)
+        y = _LATERAL_HILUM[1] + reach * u * np.sin(direction)
         vessels.append(np.stack([x, y], 1))
     return 0.13 * lines(s, vessels, 0.010, 0.004)
 
@@ -410,19 +425,19 @@ def lateral(
 
     Returns: thickness float32 [size, size]; lungs float32 0..1.
     """
-    s = size
-    lungs = shape(s, lateral_lung(a))
-    heart = disc(s, *_lateral_heart(a), 25, 0.012)
-    aorta = lines(s, [_LATERAL_AORTA], 0.05, 0.012)
-    sternum = lines(s, [_STERNUM], 0.022, 0.004)
-    hilum = disc(s, 0.51, 0.43, 0.045, blur=0.012)
-    t = 1.05 * a.bulk * shape(s, _LATERAL_BODY, 0.012)
-    t -= 0.80 * a.air * lungs
-    t += _lateral_spine(s)
-    t += 0.50 * heart * (0.2 + 0.8 * lungs) + 0.25 * aorta
+    lungs = shape(size, lateral_lung(a))
+    body = shape(size, _LATERAL_BODY, 0.012)
+    heart = disc(size, *_lateral_heart(a), _LATERAL_TILT, 0.012)
+    heart = heart * (0.2 + 0.8 * lungs)  # fainter below the diaphragm
+    aorta = lines(size, [_LATERAL_AORTA], 0.05, 0.012)
+    sternum = lines(size, [_STERNUM], 0.022, 0.004)
+    hilum = disc(size, *_LATERAL_HILUM, 0.045, blur=0.012)
+    t = 1.05 * a.bulk * body - 0.80 * a.air * lungs
+    t += _lateral_spine(size)
+    t += 0.50 * heart + 0.25 * aorta
     t += 0.25 * sternum + 0.35 * hilum
-    t += _lateral_ribs(a, s)
-    t += _lateral_vessels(s, rng) * lungs
+    t += _lateral_ribs(a, size)
+    t += _lateral_vessels(size, rng) * lungs
     return t, lungs
 
 # %% ../../nbs/6_data/63_drawing.ipynb #5247b757
@@ -486,7 +501,7 @@ class Finding:
     "One finding of a study, the same on all its films."
 
     label: str  # one of `DRAW`
-    side: str = ''  # 'left', 'right', 'bilateral' or '' where a side makes no sense
+    side: str = ''  # 'left', 'right', 'bilateral', or '' for a finding without a side
     zone: str = ''  # 'upper', 'mid' or 'lower' where it applies
     severity: float = 0.6  # 0..1: small or faint to large or dense
     seed: int = 0  # of its shape
@@ -647,6 +662,14 @@ def _mass(s, a, view, f, lungs, rng):
     return (0.50 + 0.2 * f.severity) * np.maximum.reduce(lobes) * lungs
 
 # %% ../../nbs/6_data/63_drawing.ipynb #1d65f7dd
+def _short_line(low, high, a, rng, length=0.035):
+    "A line in any direction, low in the lungs, that begins at x from low to high."
+    x = rng.uniform(low, high)
+    y = rng.uniform(0.52, a.floor + 0.06)
+    angle = rng.uniform(0, np.pi)
+    return [(x, y), (x + length * np.cos(angle), y + length * np.sin(angle))]
+
+
 def _fibrosis(s, a, view, f, lungs, rng):
     "A net of fine lines at the bases."
     if view == 'LATERAL':
@@ -655,15 +678,11 @@ def _fibrosis(s, a, view, f, lungs, rng):
         ranges = [(0.5 - a.width, 0.40), (0.60, 0.5 + a.width)]
     net = []
     for low, high in ranges:
-        for _ in range(34):
-            x = rng.uniform(low, high)
-            y = rng.uniform(0.52, a.floor + 0.06)
-            w = rng.uniform(0, np.pi)
-            end = (x + 0.035 * np.cos(w), y + 0.035 * np.sin(w))
-            net.append([(x, y), end])
-    base = disc(s, 0.5, a.floor, 0.42, 0.2, blur=0.04)
+        net += [_short_line(low, high, a, rng) for _ in range(34)]
+    bases = disc(s, 0.5, a.floor, 0.42, 0.2, blur=0.04)
     density = 0.26 + 0.26 * f.severity
-    return density * (lines(s, net, 0.006, 0.0015) + 0.22) * base * lungs
+    haze = 0.22
+    return density * (lines(s, net, 0.006, 0.0015) + haze) * bases * lungs
 
 
 def _hole_centre(view, d, rng):
@@ -750,6 +769,18 @@ def _pneumothorax(s, a, view, f, lungs, rng):
     return -0.22 * air + 0.22 * line * whole
 
 # %% ../../nbs/6_data/63_drawing.ipynb #46bd23ca
+def _break(s, rib, at, step):
+    "Layers of a rib that is broken at one of its points: two ends, callus, a gap."
+    x, y = rib[at]
+    ends = [[rib[at - 2], (x, y - step)], [(x, y + step), rib[at + 2]]]
+    gap = [(x, y - 1.6 * step), (x, y + 1.6 * step)]
+    return [
+        0.34 * lines(s, ends, 0.024, 0.002),
+        0.40 * disc(s, x, y, 0.024, blur=0.004),
+        -0.45 * lines(s, [gap], 0.007, 0.001),
+    ]
+
+
 def _fracture(s, a, view, f, lungs, rng):
     "Broken ribs: two ends with a step, a gap between them, callus."
     if view == 'LATERAL':
@@ -758,15 +789,10 @@ def _fracture(s, a, view, f, lungs, rng):
     step = 0.018 + 0.016 * f.severity
     n_broken = 4 if f.severity > 0.5 else 3
     add = 0
-    for k in rng.choice(np.arange(2, 7), n_broken, replace=False):
-        rib = ribs[k]
-        i = 7 + rng.integers(0, 2)
-        x, y = rib[i]
-        ends = [[rib[i - 2], (x, y - step)], [(x, y + step), rib[i + 2]]]
-        gap = [(x, y - 1.6 * step), (x, y + 1.6 * step)]
-        add = add + 0.34 * lines(s, ends, 0.024, 0.002)
-        add += 0.40 * disc(s, x, y, 0.024, blur=0.004)
-        add -= 0.45 * lines(s, [gap], 0.007, 0.001)
+    for k in rng.choice(np.arange(2, 7), n_broken, replace=False):  # middle ribs
+        at = 7 + rng.integers(0, 2)  # of the 12 points of a rib: in its outer half
+        for layer in _break(s, ribs[k], at, step):
+            add = add + layer
     return add * (0.7 + 0.5 * f.severity)
 
 # %% ../../nbs/6_data/63_drawing.ipynb #bf0886fa
@@ -810,7 +836,7 @@ def _device_paths(a, view, kind):
 
 
 def _devices(s, a, view, f, lungs, rng):
-    "What people put in."
+    "Tubes, lines or a pacemaker."
     kind = rng.integers(3)
     paths = _device_paths(a, view, kind)
     metal = lines(s, paths, 0.010, 0.001)
@@ -849,7 +875,7 @@ def _mask(add, f, a, view, lungs):
     if f.label != 'Cardiomegaly':
         return np.abs(add) > 0.06
     if view == 'LATERAL':
-        return disc(s, *_lateral_heart(a), 25, 0) > 0.5
+        return disc(s, *_lateral_heart(a), _LATERAL_TILT, 0) > 0.5
     return disc(s, *heart_box(a, view), 0.6 * a.tilt, 0) > 0.5
 
 # %% ../../nbs/6_data/63_drawing.ipynb #88f53cea
@@ -868,8 +894,7 @@ def draw_film(
     if view not in ('PA', 'AP', 'LATERAL'):
         raise ValueError(f"view must be 'PA', 'AP' or 'LATERAL', got {view!r}")
     a = adapt(anatomy, findings)
-    # lying down, the breath is less deep
-    if view == 'AP':
+    if view == 'AP':  # lying down, one breathes in less deeply
         a = replace(a, floor=a.floor - 0.03)
     if view == 'LATERAL':
         t, lungs = lateral(a, size, rng)
