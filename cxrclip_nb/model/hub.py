@@ -410,10 +410,8 @@ def _find_folder(name, **hub):
     try:
         return Path(snapshot_download(str(name), allow_patterns=HUB_FILES, **hub))
     except Exception as e:
-        reason = str(e).splitlines()[0][:100]
         raise CheckpointError(
-            f'{name}: no such folder here, and the hub did not give it '
-            f'({type(e).__name__}: {reason})'
+            f'{name}: no such folder here, and the hub did not give it ({reason_of(e)})'
         ) from e
 
 

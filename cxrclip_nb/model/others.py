@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ..core import CXRError
+from ..core import CXRError, reason_of
 from .chexficient import load_chexficient
 from cxrclip_nb.model.clip import (
     CXRCLIP,
@@ -223,12 +223,6 @@ def _refuse_code(settings, name, where):
             _refuse_code(value, name, where)
 
 
-def _first_line(error):
-    "What went wrong, short."
-    lines = str(error).strip().splitlines() or ['']
-    return f'{type(error).__name__}: {lines[0][:150]}'
-
-
 def _about(name, library, preprocessing):
     "What is known of a model by its name; training and licence from the table."
     known = find_known(name)
@@ -320,7 +314,7 @@ def load_open_clip(
         raise CXRError(
             f'open_clip:{name}: cannot be opened; a folder holds '
             'open_clip_config.json, the weights, and the files of the tokenizer if '
-            f'it is not that of CLIP ({_first_line(e)})'
+            f'it is not that of CLIP ({reason_of(e)})'
         ) from e
     preprocessing = dict(net.visual.preprocess_cfg)
     about = _about(name.partition(':')[2], 'open_clip', preprocessing)
@@ -505,7 +499,7 @@ def load_transformers(
         raise CXRError(
             f'transformers:{name}: cannot be opened; a folder holds config.json, '
             'model.safetensors, preprocessor_config.json and the files of the '
-            f'tokenizer ({_first_line(e)})'
+            f'tokenizer ({reason_of(e)})'
         ) from e
     _check_words(tokenizer, net, name)
     view = _Pixels(processor)

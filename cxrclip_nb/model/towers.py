@@ -18,7 +18,7 @@ import torch
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
-from ..core import CXRError
+from ..core import CXRError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,9 @@ def find_tower(
     try:
         settings, architecture, arguments = _config_of(name)
     except Exception as e:
-        reason = str(e).splitlines()[0][:120]
         raise CXRError(
             f'{name}: no model of timm there; a folder holds config.json and '
-            f'model.safetensors ({type(e).__name__}: {reason})'
+            f'model.safetensors ({reason_of(e)})'
         ) from e
     own = sorted(set(arguments or {}) - _HARMLESS)
     if own:
@@ -168,10 +167,8 @@ def fit_weights(
     try:
         filtered = dict(filter_fn(dict(state), net))
     except Exception as e:
-        reason = str(e).splitlines()[0][:120] if str(e) else ''
         raise CXRError(
-            f'{path}: timm cannot bring it into the form of this net '
-            f'({type(e).__name__}: {reason})'
+            f'{path}: timm cannot bring it into the form of this net ({reason_of(e)})'
         ) from e
     after = _patches_per_side(filtered)
     if before and after and before != after:
