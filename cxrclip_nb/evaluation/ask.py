@@ -70,7 +70,7 @@ def read_questions(
 
 
 class Answers(NamedTuple):
-    "What a model says to C questions about N films."
+    "What a model answers to C questions about N films."
 
     scores: Tensor  # [N, C] in 0..1
     cosines: Tensor  # [N, C, 2] with the absence and with the presence
@@ -88,13 +88,13 @@ def answer(
     return Answers(pair_probability(vectors, classes, scale), cosines)
 
 # %% ../../nbs/a_use/a3_ask.ipynb #3236d36f
-_FEWEST = 7  # places a side of a map that is worth showing
+_FEWEST = 7  # places per side of a map that is worth showing
 
 
 def _coarse_layer(model):
     "The stage of the backbone to take instead of its output; '' if that will do."
     stages = list(getattr(model.image_encoder.backbone, 'feature_info', []))
-    most = model.config.image_size / _FEWEST  # pixels a place
+    most = model.config.image_size / _FEWEST  # pixels per place
     if model.config.image_pool != 'avg' or not stages:
         return ''
     if stages[-1]['reduction'] <= most:
@@ -201,7 +201,7 @@ def show_answers(
     reports: pd.DataFrame | None = None,  # nearest first: text, cosine
     note: str = '',  # e.g. why there is no map
 ) -> Figure:
-    "A film, what a model says of it, and where that comes from."
+    "A film, what a model answers about it, and where that comes from."
     n_asked = len(answers)
     heights = [max(3.0, 1 + 0.35 * n_asked)]
     if heats:

@@ -51,6 +51,8 @@ def _are_statistics(values, lowest):
     return are_numbers and all(lowest <= x <= 10 for x in values)
 
 
+# what a number of layers or heads is called, num_attention_heads for one; the buckets
+# of relative positions are more
 _COUNT = re.compile(r'num_(?!buckets)|n_(layer|head)|layers?$|depth')
 _MOST_LAYERS = 1000
 _POSITIVE = re.compile(r'eps(ilon)?$')
@@ -112,7 +114,7 @@ class CXRCLIPConfig:
 
     # timm's name; the paper: 'resnet50', 'swin_tiny_patch4_window7_224'
     image_encoder: str = 'resnet10t'
-    image_size: int = 224  # pixels a side
+    image_size: int = 224  # pixels per side
     resize: str = 'shortest'  # shortest: its middle | squash: all of the film
     interpolation: str = 'bilinear'  # bilinear | bicubic
     image_pool: str = 'avg'  # avg | token | first
@@ -125,7 +127,7 @@ class CXRCLIPConfig:
     text_config: dict | None = None
     text_pool: str = 'eos'  # eos | cls | mean
     embed_dim: int = 512  # D
-    max_length: int = 256  # tokens a text, longer ones are cut
+    max_length: int = 256  # tokens per text, longer ones are cut
     temperature: float = 0.07  # at the start, > 0
     # of the sigmoid loss, at the start; None: trained with another, there is none
     logit_bias: float | None = None
@@ -408,10 +410,8 @@ def _find_folder(name, **hub):
     try:
         return Path(snapshot_download(str(name), allow_patterns=HUB_FILES, **hub))
     except Exception as e:
-        reason = str(e).splitlines()[0][:100]
         raise CheckpointError(
-            f'{name}: no such folder here, and not to be had from the hub '
-            f'({type(e).__name__}: {reason})'
+            f'{name}: no such folder here, and the hub did not give it ({reason_of(e)})'
         ) from e
 
 
@@ -438,7 +438,7 @@ def _read_tokenizer(folder):
 
 # %% ../../nbs/7_models/71_hub.ipynb #1db52bf4
 def check_is_checkpoint(
-    folder: str | Path,  # where a checkpoint shall be written
+    folder: str | Path,  # where a checkpoint is to be written
 ) -> None:
     """Is the folder absent, empty or a checkpoint?
 
@@ -503,7 +503,7 @@ def read_checkpoint(
 
     Returns: the configuration, the tokenizer if there is one, and the file of the
     weights, for `load_weights`.
-    Raises: `CheckpointError` for a bad folder or a name that can't be had.
+    Raises: `CheckpointError` for a bad folder or a name that the hub doesn't give.
     """
     folder = _find_folder(name, **hub)
     config, has_tokenizer = read_config(folder / 'config.json')

@@ -131,9 +131,11 @@ def _nothing_else():
         torch.serialization.add_safe_globals(listed)
 
 
-_END = struct.Struct('<4s4H2LH')  # of a zip: the last record
-_END_64 = struct.Struct('<4sQ2H2L4Q')  # the same in 64 bits, and then where it is
+# records at the end of a zip, in this order: the end of the list of parts in 64 bits,
+# where that record is (both only in large zips), the end of the list
+_END_64 = struct.Struct('<4sQ2H2L4Q')
 _PLACE_64 = struct.Struct('<4sLQL')
+_END = struct.Struct('<4s4H2LH')
 
 
 def _check_one_list(path):
@@ -141,16 +143,19 @@ def _check_one_list(path):
 
     There is one list, it ends where the last record begins, and nothing follows.
     """
+    n_64 = _END_64.size + _PLACE_64.size
     with open_regular(path, 2**40) as file:
-        end = file.seek(0, os.SEEK_END) - _END.size
-        file.seek(max(0, end - _PLACE_64.size - _END_64.size))
+        list_end = file.seek(0, os.SEEK_END) - _END.size
+        file.seek(max(0, list_end - n_64))
         tail = file.read()
     mark, *_, size, start, comment = _END.unpack(tail[-_END.size :])
-    records = tail[: -_END.size]
-    if len(records) == 76 and records[:4] == b'PK\6\6' and records[56:60] == b'PK\6\7':
-        *_, size, start = _END_64.unpack(records[:56])
-        end -= 76
-    if mark != b'PK\5\6' or comment or start + size != end:
+    records_64 = tail[: -_END.size]
+    end_64 = records_64[: _END_64.size]
+    place_64 = records_64[_END_64.size :]
+    if end_64.startswith(b'PK\6\6') and place_64.startswith(b'PK\6\7'):
+        *_, size, start = _END_64.unpack(end_64)
+        list_end -= n_64
+    if mark != b'PK\5\6' or comment or start + size != list_end:
         raise CXRError('a zip with two lists of its parts, or bytes around them')
 
 
@@ -420,11 +425,18 @@ def released_config(
 # %% ../../nbs/7_models/72_released.ipynb #33-released-026
 # dropped; anything else must have its place
 LEFTOVERS = re.compile(
-    r'image_encoder\.resnet\.fc\.(weight|bias)|'
-    r'image_encoder\.image_encoder\.encoder\.layers\.\d+\.blocks\.\d+\.'
-    r'attention\.self\.relative_position_index|'
-    r'text_encoder\.text_encoder\.(pooler\.dense\.(weight|bias)|'
-    r'embeddings\.position_ids)'
+    r"""
+    # a classifier
+    image_encoder \.resnet\.fc\. (weight|bias)
+    # which row of the table of positions belongs to two tokens of a window
+    | image_encoder \.image_encoder\.encoder\.layers\. \d+ \.blocks\. \d+
+      \.attention\.self\.relative_position_index
+    # BERT's, unused
+    | text_encoder \.text_encoder\.pooler\.dense\. (weight|bias)
+    # 0, 1, 2, ...
+    | text_encoder \.text_encoder\.embeddings\.position_ids
+    """,
+    re.VERBOSE,
 )
 
 
@@ -462,7 +474,7 @@ def tokenizer_of(
 ) -> PreTrainedTokenizerBase | None:  # None if none was given
     """The tokenizer itself, or that of a folder or hub name.
 
-    Raises: `CXRError` if it can't be had.
+    Raises: `CXRError` if there is none.
     """
     if given is None or isinstance(given, PreTrainedTokenizerBase):
         return given
@@ -470,9 +482,8 @@ def tokenizer_of(
         return text_tokenizer(str(given))
     except Exception as e:
         raise CXRError(
-            f'no tokenizer {str(given)!r}: neither a folder with '
-            'config.json and vocab.txt (or tokenizer.json), nor to be had '
-            'from the hub or its cache '
+            f'no tokenizer {str(given)!r}: neither a folder with config.json and '
+            'vocab.txt (or tokenizer.json), nor a name that the hub or its cache knows '
             f'({type(e).__name__}: {str(e)[:100]})'
         ) from e
 

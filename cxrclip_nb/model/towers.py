@@ -18,7 +18,7 @@ import torch
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
-from ..core import CXRError
+from ..core import CXRError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +57,16 @@ def find_tower(
 ) -> TowerPlace | None:  # None: a name of timm's own
     """What lies at the place that a name says.
 
-    Raises: `CXRError` if it can't be had, or changes the architecture.
+    Raises: `CXRError` if nothing lies there, or it changes the architecture.
     """
     if not name.startswith(PLACES):
         return None
     try:
         settings, architecture, arguments = _config_of(name)
     except Exception as e:
-        reason = str(e).splitlines()[0][:120]
         raise CXRError(
             f'{name}: no model of timm there; a folder holds config.json and '
-            f'model.safetensors ({type(e).__name__}: {reason})'
+            f'model.safetensors ({reason_of(e)})'
         ) from e
     own = sorted(set(arguments or {}) - _HARMLESS)
     if own:
@@ -96,23 +95,32 @@ DINOV2_NAMES = {
     r'mlp\.weights_out\.': 'mlp.w3.',
 }
 _QUERY = re.compile(r'(blocks\.\d+\.attn\.)query\.(weight|bias)')
-_POSITIONS = re.compile(
-    r'^(dinov2(_with_registers)?\.)?embeddings\.position_embeddings$'
-)
+
+
+def _meta_name(name):
+    "Meta's name of a tensor; query, key and value are still three."
+    for pattern, other in DINOV2_NAMES.items():
+        name = re.sub(pattern, other, name)
+    return name
+
+
+def _is_dinov2(state):
+    "A DINOv2 of transformers has scaled layers and a table of positions."
+    is_layered = any('.layer_scale1.' in name for name in state)
+    return is_layered and any(
+        name.endswith('embeddings.position_embeddings')
+        and _meta_name(name) == 'pos_embed'
+        for name in state
+    )
 
 
 def rename_dinov2(
     state: Mapping,  # name -> tensor of a file
 ) -> dict:  # in Meta's names; as it was if it is no DINOv2 of transformers
     "A DINOv2 of transformers in the names of its makers."
-    is_layered = any('.layer_scale1.' in name for name in state)
-    if not is_layered or not any(map(_POSITIONS.match, state)):
+    if not _is_dinov2(state):
         return dict(state)
-    renamed = {}
-    for name, x in state.items():
-        for pattern, other in DINOV2_NAMES.items():
-            name = re.sub(pattern, other, name)
-        renamed[name] = x
+    renamed = {_meta_name(name): x for name, x in state.items()}
     for name in list(renamed):
         found = _QUERY.fullmatch(name)
         if found:
@@ -129,8 +137,8 @@ def _fits(state, wanted):
     return all(state[name].shape == x.shape for name, x in wanted.items())
 
 
-def _patches_a_side(state) -> int | None:
-    "Patches a side that a position embedding is for, if there is one."
+def _patches_per_side(state) -> int | None:
+    "Patches per side that a position embedding is for, if there is one."
     x = state.get('pos_embed')
     if not isinstance(x, Tensor) or x.ndim != 3:
         return None
@@ -155,16 +163,14 @@ def fit_weights(
     filter_fn = getattr(sys.modules[type(net).__module__], 'checkpoint_filter_fn', None)
     if filter_fn is None or _fits(state, net.state_dict()):
         return state
-    before = _patches_a_side(state)
+    before = _patches_per_side(state)
     try:
         filtered = dict(filter_fn(dict(state), net))
     except Exception as e:
-        reason = str(e).splitlines()[0][:120] if str(e) else ''
         raise CXRError(
-            f'{path}: timm cannot bring it into the form of this net '
-            f'({type(e).__name__}: {reason})'
+            f'{path}: timm cannot bring it into the form of this net ({reason_of(e)})'
         ) from e
-    after = _patches_a_side(filtered)
+    after = _patches_per_side(filtered)
     if before and after and before != after:
         logger.info(
             f'{Path(path).name}: position embedding resampled from {before} x {before} '

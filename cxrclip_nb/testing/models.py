@@ -224,7 +224,7 @@ def write_release(
 # %% ../../nbs/7_models/78_standins.ipynb #d79d9eed
 def chexficient_names(
     width: int = 384,  # of the ViT
-    grid: int = 7,  # patches a side of a film
+    grid: int = 7,  # patches per side of a film
     bert: dict | None = None,  # hidden_size and layers of the text tower
 ) -> dict:  # name -> empty tensor; enough to read a configuration off the shapes
     "The tensors of a CheXficient by which its size is known."
