@@ -140,7 +140,7 @@ def _check_splits(studies, eval_split, patience, keep):
     for split, why in needed:
         if split not in counts:
             raise CXRError(
-                f'no study has split {split!r}{why}; the table has {dict(counts)}'
+                f'no study has split {split!r}{why}; the table has {counts.to_dict()}'
             )
 
 # %% ../../nbs/8_training/87_train.ipynb #52-train-072
@@ -662,7 +662,7 @@ class Trainer:
         "Validate; keep the model if it is the best so far."
         if self.skipped:
             films = len(self.skipped)
-            logger.info('epoch %d: %d films unreadable so far', row['epoch'], films)
+            logger.info('epoch %d: unreadable films so far: %d', row['epoch'], films)
         if self.valid_loader is not None:
             self._validate(row)
 
