@@ -88,6 +88,18 @@ def _recall(hit, weight):
     return _ratio((weight * hit).sum(-1), weight.sum(-1))
 
 
+def _by_class(hit, is_class, weight, labels):
+    "A row per class: how many films, how many of them are recognised."
+    rows = []
+    for c, label in enumerate(labels):
+        own = is_class == c
+        row = dict(finding=label, n=int(own.sum()))
+        row['recall'] = float(_recall(hit[own], np.ones(own.sum())))
+        row['low'], row['high'] = interval(_recall(hit[own], weight[:, own]))
+        rows.append(row)
+    return pd.DataFrame(rows).set_index('finding')
+
+
 def choice_table(
     truth: np.ndarray,  # [N, C] 1 positive; anything else is not
     scores: np.ndarray,  # [N, C]
@@ -117,15 +129,8 @@ def choice_table(
     hits = _hits(scores)
     hit = hits[np.arange(len(hits)), is_class]
     weight = patient_weights(patients, n_boot, seed)[:, one]
-    rows, confusion = [], []
-    for c, label in enumerate(labels):
-        own = is_class == c
-        row = dict(finding=label, n=int(own.sum()))
-        row['recall'] = float(_recall(hit[own], np.ones(own.sum())))
-        row['low'], row['high'] = interval(_recall(hit[own], weight[:, own]))
-        rows.append(row)
-        confusion.append(hits[own].sum(0))
-    table = pd.DataFrame(rows).set_index('finding')
+    table = _by_class(hit, is_class, weight, labels)
+    confusion = [hits[is_class == c].sum(0) for c in range(len(labels))]
     low, high = interval(_recall(hit, weight))
     table.attrs['accuracy'] = dict(
         value=float(hit.mean()),
