@@ -18,6 +18,8 @@ import urllib.parse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+COURSE = '01234'  # first letters of its folders; all others are reference
+COLAB = 'https://colab.research.google.com'
 MOST = 12  # statements of a demonstration cell, checks and imports not counted
 CHECK_CALL = re.compile(r'test_(eq|ne|close|fail|is|shuffled|stdout|warns)|is_close')
 DRAW = re.compile(
@@ -166,9 +168,51 @@ def shape_faults(cells, stem):
         yield 'must end with nbdev_export()'
 
 
-def notebook_faults(path, flags):
+def colab_badge(path, ini):
+    "The last line of a chapter's title cell."
+    page = path.resolve().relative_to(ROOT).as_posix()
+    place = f'{ini["user"]}/{ini["repo"]}/blob/{ini["branch"]}/{page}'
+    picture = f'![Open in Colab]({COLAB}/assets/colab-badge.svg)'
+    return f'[{picture}]({COLAB}/github/{place})'
+
+
+def colab_cell(path, ini):
+    "A chapter's first cell of code: it does nothing but on Colab."
+    clone = f'git clone -q --depth 1 {ini["git_url"]} ~/{ini["repo"]}'
+    run = f'~/{ini["repo"]}/tools/colab.py {path.resolve().parent.name}'
+    return (
+        "#| hide\nimport sys\n\nif 'google.colab' in sys.modules:\n"
+        f"    run = get_ipython().system\n    run('{clone}')\n"
+        f"    get_ipython().run_line_magic('run', '{run}')"
+    )
+
+
+def colab_faults(path, cells, ini):
+    badge, first = colab_badge(path, ini), colab_cell(path, ini)
+    if not source(cells[0]).endswith('\n\n' + badge):
+        yield f'its title cell must end with an empty line and {badge}'
+    if source(cells[1]) != first:
+        yield f'its second cell must be\n{first}'
+
+
+def opening_faults(path, cells):
+    "Who looks something up is told first whether this is the place."
+    if path.parent.name[0] in COURSE:
+        return
+    texts = [source(c) for c in cells[:6] if c['cell_type'] == 'markdown']
+    for line in ('**For**: ', '**Gives**: '):
+        if not any(l.startswith(line) for t in texts for l in t.splitlines()):
+            yield f'its first cells need a line that begins with {line}'
+
+
+def notebook_faults(path, ini):
+    flags = set(ini['tst_flags'].split())
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    for fault in shape_faults(cells, path.stem):
+    faults = list(shape_faults(cells, path.stem))
+    if path.stem != 'index':
+        faults += colab_faults(path, cells, ini)
+        faults += opening_faults(path, cells)
+    for fault in faults:
         yield f'{path.stem}: {fault}'
     for i, cell in enumerate(cells):
         if cell['cell_type'] == 'code':
@@ -198,12 +242,11 @@ def order_faults(paths):
 def main(argv):
     ini = configparser.ConfigParser(delimiters=['='])
     ini.read(ROOT / 'settings.ini')
-    flags = set(ini['DEFAULT']['tst_flags'].split())
     every = sorted((ROOT / 'nbs').rglob('*.ipynb'), key=lambda p: str(p.parent))
     every = [p for p in every if '.ipynb_checkpoints' not in p.parts]
     every.sort(key=lambda p: (str(p.parent), p.name))
     paths = [Path(a) for a in argv] or every
-    faults = [f for p in paths for f in notebook_faults(p, flags)]
+    faults = [f for p in paths for f in notebook_faults(p, ini['DEFAULT'])]
     faults += order_faults(every)
     print(*(faults or [f'{len(paths)} notebooks in form']), sep='\n')
     return bool(faults)

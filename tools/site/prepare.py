@@ -24,6 +24,7 @@ from lint_nbs import is_check, parse, source  # noqa: E402
 
 DIRECTIVE = re.compile(r'^#\s*\|\s*(\w+).*\n?', re.M)
 LINK = re.compile(r'(?<=\]\()(?!\w+:)([^)#\s]*)(#[^)\s]+)?(?=\))')
+BADGE = re.compile(r'\s*\[!\[Open in Colab\].*')  # the theme has a button of its own
 FENCE = re.compile(r'(^```.*?^```|`[^`\n]+`)', re.M | re.S)
 HEADING = re.compile(r'^(#+) (.*)$', re.M)
 MINUTES = re.compile(r'\b(\d+|five|ten|fifteen|twenty) minutes', re.I)
@@ -93,8 +94,9 @@ class Notebook:
             if cell['cell_type'] == 'markdown':
                 text, level = self._markdown(source(cell), level)
                 cell['source'] = text
+        first = self.cells[0]
+        first['source'] = BADGE.sub('', first['source'])
         if title:
-            first = self.cells[0]
             first['source'] = HEADING.sub(f'# {title}', first['source'], count=1)
 
     def _code_cells(self):
