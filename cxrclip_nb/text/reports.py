@@ -984,7 +984,7 @@ _OF_FILM = re.compile(rf'\b(?:{_NOUN}|chest|normal)\b', re.I)
 
 
 def _tells(text):
-    "Does an addendum say something about the film, and not only whom it was told?"
+    "Does an addendum say something about the film, and not only who was informed?"
     for sentence in re.split(r'(?<=[.!?])\s+', text):
         if _OF_FILM.search(sentence) and not _NOTIFIES.search(sentence):
             return True
