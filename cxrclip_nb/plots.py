@@ -71,6 +71,20 @@ def _outline(ax, masks, lines, colors):
         ax.legend(fontsize=8, frameon=False, handlelength=1, **below)
 
 # %% ../nbs/5_basics/51_plots.ipynb #01-plots-009
+def _check_counts(films, **several):
+    "`ValueError` unless there is one of each for every film, or none at all."
+    for what, given in several.items():
+        if given is not None and len(given) != len(films):
+            raise ValueError(f'{len(films)} films, but {len(given)} {what}')
+
+
+def _colors_on_films(masks, outlines):
+    "A colour for each name, the same on all films."
+    names = [name for of_film in masks for name in of_film]
+    names += [name for of_film in outlines for name, _ in of_film]
+    return dict(zip(dict.fromkeys(names), itertools.cycle(_ON_FILMS)))
+
+
 def show_films(
     films: Sequence[np.ndarray],  # uint8 [H, W] each
     titles: Sequence[str] | None = None,  # one per film; long ones are broken
@@ -85,10 +99,7 @@ def show_films(
 
     Raises: `ValueError` if titles, masks or outlines do not match the films in number.
     """
-    several = dict(titles=titles, masks=masks, outlines=outlines)
-    for what, given in several.items():
-        if given is not None and len(given) != len(films):
-            raise ValueError(f'{len(films)} films, but {len(given)} {what}')
+    _check_counts(films, titles=titles, masks=masks, outlines=outlines)
     if axs is None:
         axs = _grid(len(films), ncols, size)
     axs = np.atleast_1d(axs).ravel()
@@ -96,9 +107,7 @@ def show_films(
         ax.axis('off')
     masks = [{} for _ in films] if masks is None else masks
     outlines = [[] for _ in films] if outlines is None else outlines
-    names = [name for of_film in masks for name in of_film]
-    names += [name for of_film in outlines for name, _ in of_film]
-    colors = dict(zip(dict.fromkeys(names), itertools.cycle(_ON_FILMS)))
+    colors = _colors_on_films(masks, outlines)
     for i, (ax, film) in enumerate(zip(axs, films)):
         ax.imshow(film, cmap='gray', vmin=0, vmax=255)
         if titles is not None:
@@ -218,6 +227,18 @@ def _unused_block(ax, left, top, why):
     ax.text(left + 0.5, top + 0.5, why, **middle)
 
 
+def _name_sets(ax):
+    "The four sets as names of the rows and columns of blocks."
+    end = 3 * _STEP + 1
+    ax.set(xlim=(-0.05, end + 0.05), ylim=(end + 0.05, -0.25), aspect='equal')
+    middles = np.arange(4) * _STEP + 0.5
+    ax.set_xticks(middles, SETS)
+    ax.set_yticks(middles, SETS)
+    ax.tick_params(length=0, labelsize=9)
+    ax.xaxis.tick_top()
+    ax.spines[:].set_visible(False)
+
+
 def show_blocks(
     image: np.ndarray,  # [2, B, D] of unit length
     text: np.ndarray,  # [2, B, D] of unit length
@@ -235,14 +256,7 @@ def show_blocks(
         else:
             why = 'with itself' if row == column else 'mirror\nimage'
             _unused_block(ax, left, top, why)
-    end = 3 * _STEP + 1
-    ax.set(xlim=(-0.05, end + 0.05), ylim=(end + 0.05, -0.25), aspect='equal')
-    middles = np.arange(4) * _STEP + 0.5
-    ax.set_xticks(middles, SETS)
-    ax.set_yticks(middles, SETS)
-    ax.tick_params(length=0, labelsize=9)
-    ax.xaxis.tick_top()
-    ax.spines[:].set_visible(False)
+    _name_sets(ax)
     ax.figure.colorbar(picture, ax=ax, shrink=0.6, label='cosine')
     return ax
 
@@ -328,6 +342,19 @@ def show_bars(
     return ax
 
 # %% ../nbs/5_basics/51_plots.ipynb #0307af11
+def _draw_estimates(rows, group, colors, ax):
+    "Dots and their intervals; the rows of several groups beside each other."
+    import seaborn.objects as so  # here, as it cannot be loaded lazily
+
+    own_color = dict(color=PALETTE[0]) if group is None else {}
+    interval = so.Range(linewidth=2, **own_color)
+    dot = so.Dot(pointsize=5, **own_color)
+    plot = so.Plot(rows, x='value', y='name', xmin='low', xmax='high', color=group)
+    plot = plot.add(interval, so.Dodge(), legend=False)
+    plot = plot.add(dot, so.Dodge(), legend=False).scale(color=colors)
+    plot.on(ax).plot()
+
+
 def show_estimates(
     table: pd.DataFrame,  # a row per name (the index): value, low, high
     group: str | None = None,  # a further column: its values get their own colours
@@ -337,22 +364,13 @@ def show_estimates(
     xlabel: str = '',
 ) -> Axes:
     "Dots with their intervals, a row per name, and the level of chance."
-    import seaborn.objects as so  # here, as it cannot be loaded lazily
-
     rows = table.rename_axis('name').reset_index()
     groups = [''] if group is None else list(rows[group].unique())
     if ax is None:
         height = (0.2 + 0.12 * len(groups)) * rows.name.nunique() + 1
         _, ax = plt.subplots(figsize=(8, height), layout='constrained')
     colors = dict(zip(groups, itertools.cycle(PALETTE)))
-    range_style, dot_style = so.Range(linewidth=2), so.Dot(pointsize=5)
-    if group is None:
-        range_style = so.Range(linewidth=2, color=PALETTE[0])
-        dot_style = so.Dot(pointsize=5, color=PALETTE[0])
-    plot = so.Plot(rows, x='value', y='name', xmin='low', xmax='high', color=group)
-    plot = plot.add(range_style, so.Dodge(), legend=False)
-    plot = plot.add(dot_style, so.Dodge(), legend=False).scale(color=colors)
-    plot.on(ax).plot()
+    _draw_estimates(rows, group, colors, ax)
     ax.set(title=title, xlabel=xlabel, ylabel='')
     ax.grid(alpha=0.3, axis='x')
     if group is not None:
@@ -519,6 +537,28 @@ def _bus(ax, points):
     _arrow(ax, points[-2], points[-1])
 
 
+def _studies(ax, films, texts, labels):
+    "A study with a report, and one with labels below it; names of the columns above."
+    for (x, width), name in zip(_COLUMNS, SETS):
+        _write(ax, x + width / 2, 6.22, name, fontweight='bold', fontsize=10)
+    _study(ax, 4.2, 1.86, 'a study with a report: two views', films[0], texts[0])
+    for (x, width), section in zip(_COLUMNS[2:], ('findings', 'impression')):
+        _write(ax, x + width / 2, 5.9, section)
+    head = 'a study with labels only: two crops'
+    _study(ax, 2.02, 2.08, head, films[1], texts[1], labels)
+    _write(ax, 3.2, 1.88, '... a batch of B studies (here 3)', style='italic')
+
+
+def _tower_and_vectors(ax, left, width, name, kinds, color, sets, seed):
+    "A tower between two arrows, and two sets of vectors below it."
+    middle = left + width / 2
+    _arrow(ax, (middle, 2.0), (middle, 1.75), color)
+    _arrow(ax, (middle, 1.2), (middle, 0.9), color)
+    _tower(ax, left, width, name, kinds, color)
+    for i, label in enumerate(sets):
+        _vectors(ax, middle - 1.26 + 1.3 * i, 1.22, label, color, seed + i)
+
+
 def show_method(
     films: Sequence,  # of two studies: two uint8 [H, W] each
     texts: Sequence,  # of two studies: two strings each
@@ -528,27 +568,11 @@ def show_method(
     fig = plt.figure(figsize=(9.75, 6.4))
     ax = fig.add_axes([0, 0, 1, 1])
     ax.axis('off')
-    for (x, width), name in zip(_COLUMNS, SETS):
-        _write(ax, x + width / 2, 6.22, name, fontweight='bold', fontsize=10)
-    _study(ax, 4.2, 1.86, 'a study with a report: two views', films[0], texts[0])
-    for (x, width), section in zip(_COLUMNS[2:], ('findings', 'impression')):
-        _write(ax, x + width / 2, 5.9, section)
-    head = 'a study with labels only: two crops'
-    _study(ax, 2.02, 2.08, head, films[1], texts[1], labels)
-    towers = (
-        (0.2, 2.97, 'image tower', 'ResNet or Swin', 'ICL', SETS[:2]),
-        (3.27, 2.87, 'text tower', 'BERT', 'TCL', SETS[2:]),
-    )
-    for k, (left, width, name, kinds, loss, sets) in enumerate(towers):
-        color = LOSS_COLORS[loss]
-        middle = left + width / 2
-        _arrow(ax, (middle, 2.0), (middle, 1.75), color)
-        _arrow(ax, (middle, 1.2), (middle, 0.9), color)
-        _tower(ax, left, width, name, kinds, color)
-        for i, label in enumerate(sets):
-            start = middle - 1.26 + 1.3 * i
-            _vectors(ax, start, 1.22, label, color, 2 * k + i)
-    _write(ax, 3.2, 1.88, '... a batch of B studies (here 3)', style='italic')
+    _studies(ax, films, texts, labels)
+    image = 0.2, 2.97, 'image tower', 'ResNet or Swin', LOSS_COLORS['ICL']
+    text = 3.27, 2.87, 'text tower', 'BERT', LOSS_COLORS['TCL']
+    _tower_and_vectors(ax, *image, SETS[:2], seed=0)
+    _tower_and_vectors(ax, *text, SETS[2:], seed=2)
     _write(ax, 3.2, 0.12, 'vectors of length 1, a row per study', style='italic')
     _bus(ax, [(6.02, 0.67), (6.34, 0.67), (6.34, 6.22), (6.95, 6.22)])
     _write(ax, 8.2, 6.22, 'every set with every other', fontweight='bold', fontsize=10)
