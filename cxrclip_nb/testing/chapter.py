@@ -51,7 +51,7 @@ def _forget_last_chapter():
 
 
 def begin_chapter() -> None:
-    """Set the style of the figures; while `nbdev_test` runs, be a good neighbour.
+    """Set the style of the figures; while `nbdev_test` runs, spare threads and memory.
 
     Several workers with several threads each fight for the cores: on two cores that
     takes four times as long. And a worker runs many chapters, of which IPython keeps
@@ -78,7 +78,7 @@ def _names_folder(variable):
 
 
 def _missing(kind, folders):
-    "What a tagged cell lacks here; None if it can and shall run."
+    "What a tagged cell lacks here; None if it may run."
     if kind == 'data':
         absent = [v for v in folders if not _names_folder(v)]
         variables = ' and '.join(absent)
@@ -95,7 +95,7 @@ def need(
     kind: str,  # 'cuda', 'slow', 'data' or 'net', as the cell is tagged
     *folders: str,  # for 'data': environment variables that must name a folder
 ) -> bool:  # may the cell run?
-    """True if a tagged cell can and shall run here; else one line says what is missing.
+    """True if a tagged cell may run here; else one line names what is missing.
 
     Raises: `ValueError` for another kind.
     """

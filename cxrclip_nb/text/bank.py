@@ -395,7 +395,7 @@ def name_labels(
     Finding, or a part without its whole.
 
     Returns: {'pos': names, 'neg': names, 'unc': names}, each name once; [(list,
-    reason)] of what cannot be said.
+    reason)] of each fault.
     """
     bank = bank or BANK
     names = {form: [] for form in FORMS.values()}

@@ -514,6 +514,16 @@ def _item_number(item):
     return int(number[0]) if number else None
 
 
+def _is_item(m, line_ended, number, last, running):
+    "Does a number or bullet belong to a list?"
+    if line_ended:
+        return True
+    if number is None:
+        return running
+    first_behind_stop = number == 1 and m[1] != '\n'
+    return number == last + 1 or first_behind_stop
+
+
 def _unlist(text):
     """Lines without numbers and bullets of a list; other numbers stay.
 
@@ -527,16 +537,11 @@ def _unlist(text):
         number = _item_number(m[2])
         starts_line = m[1] == '\n'
         above = text[m.start() - 1 : m.start()]
-        begins = m.start() == 0 or starts_line and above in ('', *'\n.:;!?')
-        if number is None:
-            is_item = begins or running
-        else:
-            first_behind_stop = number == 1 and not starts_line
-            is_item = begins or number == last + 1 or first_behind_stop
-        if not is_item:
+        line_ended = m.start() == 0 or starts_line and above in ('', *'\n.:;!?')
+        if not _is_item(m, line_ended, number, last, running):
             continue
         parts.append(text[end : m.start()])
-        parts.append('.\n' if starts_line and not begins else m[1])
+        parts.append('.\n' if starts_line and not line_ended else m[1])
         end = m.end()
         running = True
         last = number or last
@@ -984,7 +989,7 @@ _OF_FILM = re.compile(rf'\b(?:{_NOUN}|chest|normal)\b', re.I)
 
 
 def _tells(text):
-    "Does an addendum say something about the film, and not only whom it was told?"
+    "Does an addendum say something about the film, and not only who was informed?"
     for sentence in re.split(r'(?<=[.!?])\s+', text):
         if _OF_FILM.search(sentence) and not _NOTIFIES.search(sentence):
             return True
