@@ -509,7 +509,7 @@ def share_counts(
     none = [s for s in names if shares[s] > 0 and not counts[s]]
     if none:
         raise CXRError(
-            f'of {length} studies an epoch the shares of {none} give none; '
+            f'of {length} studies per epoch the shares of {none} give none; '
             'raise them, set them to 0, or make the epoch longer'
         )
     return counts

@@ -46,7 +46,6 @@ from cxrclip_nb.data.tables import (
     drop_silent,
     label_kinds,
     label_lists,
-    names_by_row,
     note_left_out,
     one_row_per_study,
     raise_faults,
@@ -73,15 +72,31 @@ def _check_choice(option, value, allowed):
         raise CXRError(f'{option}={value!r}; allowed are {", ".join(allowed)}')
 
 
-def _check_root(root, missing):
-    "The folder as a path; raises for one that is not there, or another `missing`."
-    _check_choice('missing', missing, MISSING)
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f'no folder {root}')
-    return root
+def _check_folder(path):
+    "A folder as a path; raises `FileNotFoundError` if there is none."
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f'no folder {Path(path)}')
+    return Path(path)
 
 
+class _Corpus:
+    """A corpus while it is read: its folder, and what is left out of its table.
+
+    Raises: `CXRError` for another `missing`, `FileNotFoundError` for no folder.
+    """
+
+    def __init__(self, source, root, missing):
+        _check_choice('missing', missing, MISSING)
+        self.source = source
+        self.root = _check_folder(root)
+        self.missing = missing
+        self.left_out = []
+
+    def leave_out(self, names, reason, kind='film'):
+        "Notes what is not in the table, and why."
+        self.left_out += [LeftOut(name, reason, kind) for name in names]
+
+# %% ../../nbs/6_data/65_corpora.ipynb #53ea2621
 def _folders_below(root, most=500, depth=4):
     "Folders below root, the nearest first; those of patients are not opened."
     level = [root]
@@ -103,8 +118,13 @@ def _elsewhere(root, names):
     return ''
 
 
+def _is_there(root, name):
+    "Whether a table lies in a folder, as it is or with .gz."
+    return (root / name).is_file() or (root / f'{name}.gz').is_file()
+
+
 def _read_corpus_table(root, names, filled, also=()):
-    """`read_table`, whose error tells where the table lies instead.
+    """`read_table`, whose error names the folder where the table lies instead.
 
     Raises: `FileNotFoundError`, `CXRError`, `StudyError`.
     """
@@ -115,6 +135,13 @@ def _read_corpus_table(root, names, filled, also=()):
         raise FileNotFoundError(f'{e}{near}') from None
 
 
+def _table_beside(root, name, filled, also=()):
+    "A table that a corpus may lack: its path, its rows; without it, no row."
+    if _is_there(root, name):
+        return _read_corpus_table(root, [name], filled, also)
+    return root / name, pd.DataFrame(columns=[*filled, *also], dtype=object)
+
+
 def _not_found(root, names):
     "The error for a folder that holds none of some files."
     looked_for = ' and no '.join(names)
@@ -122,6 +149,58 @@ def _not_found(root, names):
     return FileNotFoundError(
         f'no {looked_for} in {root}: give the folder that holds it{near}'
     )
+
+# %% ../../nbs/6_data/65_corpora.ipynb #46aad6e3
+def _optional(rows, name):
+    "A column that a table may lack, then blank."
+    same = [c for c in rows if c.replace('_', '/').lower() == name.lower()]
+    return rows[same[0]].str.strip() if same else pd.Series('', rows.index)
+
+
+def _translate(column, translate):
+    "A column translated, each distinct cell once."
+    return column.map({cell: translate(cell) for cell in column.unique()})
+
+
+def _check_cells(path, cells, allowed, reason):
+    "Raises `StudyError` for the cells of a column that are not allowed, by row."
+    raise_faults(cell_faults(path, cells[~allowed], reason))
+
+
+def _official_split(path, rows):
+    """The column `split` of a table in our words.
+
+    Raises: `StudyError` for any other split.
+    """
+    split = _translate(rows['split'], lambda s: SPLIT_NAMES.get(s.lower(), ''))
+    allowed = 'is no split; there are train, validate, test'
+    _check_cells(path, split, split != '', allowed)
+    return split
+
+
+def _yes_or_no(yes):
+    "A table of true and false as `label_kinds` gives it: positive and negative."
+    kinds = np.where(yes, 'positive', 'negative')
+    return pd.DataFrame(kinds, yes.index, yes.columns, dtype=object)
+
+
+def _unique(cells):
+    "What some cells hold, each once, in their order."
+    return list(dict.fromkeys(cells))
+
+
+def _check_once(ids, column, reason):
+    "Raises `StudyError` for ids that come twice."
+    twice = ids[ids.duplicated()].unique()
+    raise_faults(Fault(i, column, 'conflict', reason) for i in twice)
+
+
+def _labels_by_study(kinds, studies, path):
+    """The labels of each study from those of its rows, as `label_kinds` gives them.
+
+    Raises: `StudyError` naming each study whose rows disagree.
+    """
+    return label_lists(one_row_per_study(kinds, studies, path.name))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #5a7ec893
 def _parse_json(text, where):
@@ -156,8 +235,19 @@ def _read_json(root, names, by_line=False):
 _TEXT = (str, int, float, type(None))
 
 
+def _entry_faults(path, entries, kinds):
+    "Fields that an entry lacks, or that are of another kind."
+    for name, entry in entries.items():
+        place = f'{path.name} entry {str(name)[:40]}'
+        fields = entry if isinstance(entry, dict) else {}
+        for field, kind in kinds.items():
+            if field not in fields or not isinstance(fields[field], kind):
+                wanted = 'list' if kind is list else 'text'
+                yield Fault(place, field, 'cell', f'is no {wanted}')
+
+
 def _json_frame(path, entries, texts, lists=()):
-    """A row an entry (by its name, or its place in a list): its texts, '' for None.
+    """A row per entry (by its name, or its place in a list): its texts, '' for None.
 
     Raises: `StudyError` for a field that an entry lacks, or that is of another kind.
     """
@@ -166,15 +256,7 @@ def _json_frame(path, entries, texts, lists=()):
     if not isinstance(entries, dict) or not entries:
         raise CXRError(f'{path}: there is no entry')
     kinds = dict.fromkeys(texts, _TEXT) | dict.fromkeys(lists, list)
-    faults = []
-    for name, entry in entries.items():
-        fields = entry if isinstance(entry, dict) else {}
-        for field, kind in kinds.items():
-            if field not in fields or not isinstance(fields[field], kind):
-                wanted = 'list' if kind is list else 'text'
-                place = f'{path.name} entry {str(name)[:40]}'
-                faults.append(Fault(place, field, 'cell', f'is no {wanted}'))
-    raise_faults(faults)
+    raise_faults(_entry_faults(path, entries, kinds))
     columns = {field: [entry[field] for entry in entries.values()] for field in kinds}
     frame = pd.DataFrame(columns, index=list(entries), dtype=object)
     for field in texts:
@@ -273,12 +355,12 @@ def _rank(places, usual):
 
 
 def _locate(films, places, key=_stem):
-    """The films with the paths where they lie, and `there`: are they on disk?
+    """The films with the paths where they lie, and whether they are on disk.
 
     One that is not found keeps its usual path. Without `places` nobody looks.
     """
     if places is None:
-        return films.assign(there=True)
+        return films.assign(on_disk=True)
     best = [_rank(places.get(key(film), ()), film) for film in films.images]
     equal = [found for found in best if len(found) > 1]
     if equal:
@@ -288,12 +370,12 @@ def _locate(films, places, key=_stem):
             f'{taken}, not {other}'
         )
     images = [found[0] if found else film for found, film in zip(best, films.images)]
-    return films.assign(images=images, there=[bool(found) for found in best])
+    return films.assign(images=images, on_disk=[bool(found) for found in best])
 
 
-def _find_films(films, root, missing, key=_stem):
+def _find_films(corpus, films, key=_stem):
     "The films with the paths where they lie below root; with 'keep' nobody looks."
-    places = None if missing == 'keep' else _films_by_key(root, key)
+    places = None if corpus.missing == 'keep' else _films_by_key(corpus.root, key)
     return _locate(films, places, key)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #c385a9b5
@@ -318,16 +400,10 @@ def _packed(root):
 
 def _no_folders(root, paths):
     "The highest folders of these paths that do not exist."
-    gone = {}  # folder -> exists?
-    for path in paths:
-        parts = path.split('/')[:-1]
-        for depth in range(1, len(parts) + 1):
-            folder = '/'.join(parts[:depth])
-            if folder not in gone:
-                gone[folder] = not (root / folder).is_dir()
-            if gone[folder]:
-                break
-    return [folder for folder, is_gone in gone.items() if is_gone]
+    parents = [Path(folder) for folder in dict.fromkeys(map(os.path.dirname, paths))]
+    folders = dict.fromkeys(f for p in parents for f in (*p.parents, p))
+    gone = {folder for folder in folders if not (root / folder).is_dir()}
+    return [str(f) for f in folders if f in gone and f.parent not in gone]
 
 
 def _other_films(root, images):
@@ -344,61 +420,61 @@ def _other_films(root, images):
 
 def _seen_instead(root, films):
     "What may explain that films were not found."
-    gone = films.images[~films.there]
-    seen = {
+    gone = films.images[~films.on_disk]
+    found = {
         'not unpacked': _packed(root),
         'no folder': _no_folders(root, gone),
         'there are': _other_films(root, films.images),
     }
-    told = {what: _some(names) for what, names in seen.items()}
+    hints = {what: _some(names) for what, names in found.items()}
     above = root.absolute().parent
     if (above / gone.iloc[0]).is_file():
-        told['it is in the folder above'] = f'give {above}'
-    return [f'{what}: {names}' for what, names in told.items() if names]
+        hints['it is in the folder above'] = f'give {above}'
+    return [f'{what}: {names}' for what, names in hints.items() if names]
 
 # %% ../../nbs/6_data/65_corpora.ipynb #3b3c11fc
 def _found_by_split(wanted):
     "(split, films found, films wanted) of each split that the corpus has."
-    for split, there in wanted.groupby('split', sort=False).there:
+    for split, on_disk in wanted.groupby('split', sort=False).on_disk:
         if split:
-            yield split, int(there.sum()), len(there)
+            yield split, int(on_disk.sum()), len(on_disk)
 
 
-def _check_found(films, wanted, root, source, missing, clue):
+def _check_found(corpus, films, wanted, clue):
     """Stops where less than half of the wanted films are there, of all or of a split.
 
     Raises: `StudyError` telling what was found, and what was looked for.
     """
-    found, n = int(wanted.there.sum()), len(wanted)
+    found, n = int(wanted.on_disk.sum()), len(wanted)
     splits = list(_found_by_split(wanted))
     enough = all(2 * k >= m for _, k, m in [('all', found, n), *splits])
-    if missing not in ('raise', 'few') or enough:
+    if corpus.missing not in ('raise', 'few') or enough:
         return
     of_splits = ', '.join(f'{name} {k:,} of {m:,}' for name, k, m in splits)
     of_splits = f' ({of_splits})' if of_splits else ''
-    first = wanted.images[~wanted.there].iloc[0]
+    first = wanted.images[~wanted.on_disk].iloc[0]
     parts = [
-        f'of {n:,} films that are wanted, {found:,} are in {root}{of_splits}',
+        f'of {n:,} films that are wanted, {found:,} are in {corpus.root}{of_splits}',
         f'not found, for instance: {first}, nor a film of this name in another folder',
-        *([clue] if clue else _seen_instead(root, films)),
+        *([clue] if clue else _seen_instead(corpus.root, films)),
         "missing='skip' (--missing skip) goes on with what is there",
     ]
-    raise StudyError([Fault(source, 'images', 'missing', '; '.join(parts))])
+    raise StudyError([Fault(corpus.source, 'images', 'missing', '; '.join(parts))])
 
 
-def _present(films, root, source, missing, clue, left_out):
+def _present(corpus, films, clue):
     "The films that are on disk; for those that are not, as `missing` says."
-    gone = films[~films.there]
-    if missing == 'raise':
-        where = f"in {root} (missing='skip' leaves it out, 'keep' does not look)"
-        faults = [
+    gone = films[~films.on_disk]
+    if corpus.missing == 'raise' and len(gone):
+        where = f"in {corpus.root} (missing='skip' leaves it out, 'keep' does not look)"
+        faults = [Fault(corpus.source, 'images', 'missing', clue)] if clue else []
+        faults += [
             Fault(study, 'images', 'missing', f'no film {film} {where}')
             for study, film in zip(gone.study_id, gone.images)
         ]
-        explained = [Fault(source, 'images', 'missing', clue)] if clue else []
-        raise_faults(explained + faults if faults else [])
-    left_out += [LeftOut(f, 'is not on disk') for f in gone.images]
-    return films[films.there]
+        raise StudyError(faults)
+    corpus.leave_out(gone.images, 'is not on disk')
+    return films[films.on_disk]
 
 # %% ../../nbs/6_data/65_corpora.ipynb #6d304914
 def _header_values(path, names):
@@ -441,6 +517,17 @@ def _dicom_tags(root, films, names):
         for f in progress(films, desc='headers')
     ]
 
+
+def _tags_by_study(root, films, names):
+    """Header values of those films that are on disk, where a film is a study.
+
+    Returns: a row per film, '' for what is not known.
+    """
+    known = films[films.on_disk]
+    tags = _dicom_tags(root, known.images, names)
+    table = pd.DataFrame(tags, index=list(known.study_id), columns=names, dtype=object)
+    return table.reindex(films.study_id).fillna('')
+
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-010
 def _check_one_each(films):
     "Raises `StudyError` if one study has two patients or two splits."
@@ -455,15 +542,14 @@ def _check_one_each(films):
 
 
 def _first_known(films, column, translate):
-    "What the first film of a study that says it says: {study: value}."
-    says = films[column].fillna('')
-    says = says.map({cell: translate(cell) for cell in says.unique()})
-    known = says.notna() & (says != '')
-    return dict(zip(films.study_id[known][::-1], says[known][::-1]))
+    "The first value that is known of each study: {study: value}."
+    values = _translate(films[column].fillna(''), translate)
+    known = values.notna() & (values != '')
+    return dict(zip(films.study_id[known][::-1], values[known][::-1]))
 
 
 def _about_patients(films, studies):
-    "Sex, age and race of each study, a list each; those that any film tells."
+    "Sex, age and race of each study, a list each; those that are known of any film."
     columns = {}
     ways = (('sex', map_sex, ''), ('age', map_age, np.nan), ('race', str.strip, ''))
     for column, translate, nothing in ways:
@@ -474,64 +560,34 @@ def _about_patients(films, studies):
 
 
 def _group_films(films):
-    """A row a study: study_id, patient_id, split and lists images, views.
+    """A row per study: study_id, patient_id, split and lists images, views.
 
     And of `OPTIONAL_COLUMNS` those that `films` has, see `_finish`.
 
     Raises: `StudyError` if one study has two patients or two splits.
     """
     _check_one_each(films)
-    code, studies = pd.factorize(films.study_id)
-    order = np.argsort(code, kind='stable')
-    counts = np.bincount(code, minlength=len(studies))
-    ends = counts.cumsum()
-
-    def by_study(column):
-        "A list for each study, in the order of the table."
-        cells = films[column].to_numpy(dtype=object)[order].tolist()
-        return [cells[end - n : end] for end, n in zip(ends, counts)]
-
+    grouped = films.groupby('study_id', sort=False)
     table = films.drop_duplicates('study_id')
     table = table[['study_id', 'patient_id', 'split']].reset_index(drop=True)
-    table = table.assign(images=by_study('images'), views=by_study('views'))
+    table['images'] = grouped.images.agg(list).tolist()
+    table['views'] = grouped.views.agg(list).tolist()
     table = table.assign(**_about_patients(films, table.study_id))
     if 'regions' in films:
         regions = [
             [list(cell) if isinstance(cell, list) else [] for cell in cells]
-            for cells in by_study('regions')
+            for cells in grouped.regions.agg(list)
         ]
         if any(map(any, regions)):
             table['regions'] = regions
     return table
 
-
-def _translate(column, translate):
-    "A column translated, each distinct cell once."
-    return column.map({cell: translate(cell) for cell in column.unique()})
-
-
-def _official_split(path, rows):
-    """The column `split` of a table in our words.
-
-    Raises: `StudyError` for any other split.
-    """
-    split = _translate(rows['split'], lambda s: SPLIT_NAMES.get(s.lower(), ''))
-    allowed = 'is no split; there are train, validate, test'
-    raise_faults(cell_faults(path, split[split == ''], allowed))
-    return split
-
-
-def _check_once(ids, column, reason):
-    "Raises `StudyError` for ids that come twice."
-    twice = ids[ids.duplicated()].unique()
-    raise_faults(Fault(i, column, 'conflict', reason) for i in twice)
-
 # %% ../../nbs/6_data/65_corpora.ipynb #28b459d0
-def _drop_repeated(films, left_out):
+def _drop_repeated(corpus, films):
     "The films, each once."
     repeated = films.images.duplicated().to_numpy()
     again = films.images[repeated]
-    left_out += [LeftOut(f, 'is listed again, its first row counts') for f in again]
+    corpus.leave_out(again, 'is listed again, its first row counts')
     return films[~repeated]
 
 
@@ -545,35 +601,43 @@ def _fill_lists(table):
     return table.assign(**filled)
 
 
-def _list_filmless(says, listed, table, left_out):
-    "Adds to `left_out` the studies of which something is said, but which have no film."
-    listed = set(listed)
-    has_film = set(table.study_id)
-    for study in says.index:
-        if study in has_film:
-            continue
-        gone = study in listed
-        reason = 'none of its films is on disk' if gone else 'has no film'
-        left_out.append(LeftOut(study, reason, 'study'))
+def _list_filmless(corpus, annotations, listed, table):
+    "Notes the studies of which something is known, but which have no film."
+    for study in annotations.index.difference(table.study_id, sort=False):
+        reason = 'none of its films is on disk' if study in listed else 'has no film'
+        corpus.leave_out([study], reason, 'study')
 
 # %% ../../nbs/6_data/65_corpora.ipynb #4ee3c0cf
 # of films of ChestX-ray14, RSNA and SIIM: height, width in pixels
 _FRAME = (1024, 1024)
 
 
+def _make_all(make, values, places, column, kind):
+    """What `make` gives of each value.
+
+    Raises: `StudyError` with all of its errors, each by its place.
+    """
+    made = []
+    faults = []
+    for value, place in zip(values, places):
+        try:
+            made.append(make(value))
+        except (ValueError, OSError) as e:
+            faults.append(Fault(place, column, kind, str(e)))
+    raise_faults(faults)
+    return made
+
+
 def _regions_by(keys, path, rows, make):
     """The regions of each key, a list; `make` gives that of a row, a dict.
 
-    Raises: `StudyError` for rows that tell no region.
+    Raises: `StudyError` for rows without a valid region.
     """
+    places = [f'{path.name} row {i + 2}' for i in rows.index]
+    made = _make_all(make, rows.to_dict('records'), places, 'region', 'cell')
     regions = {}
-    faults = []
-    for key, i, row in zip(keys, rows.index, rows.to_dict('records')):
-        try:
-            regions.setdefault(key, []).append(make(row))
-        except CXRError as e:
-            faults.append(Fault(f'{path.name} row {i + 2}', 'region', 'cell', str(e)))
-    raise_faults(faults)
+    for key, region in zip(keys, made):
+        regions.setdefault(key, []).append(region)
     return regions
 
 
@@ -591,11 +655,9 @@ def _corners(row, columns):
     return [left, top, left + width, top + height]
 
 
-def _table_beside(root, name, filled, also=()):
-    "Path and rows of a table that a corpus may lack; None for a table that is lacking."
-    if any((root / f'{name}{end}').is_file() for end in ('', '.gz')):
-        return _read_corpus_table(root, [name], filled, also)
-    return None
+def _framed_box(label, row, columns):
+    "The region of a row of ChestX-ray14 or RSNA, whose box is in the frame."
+    return make_region(label, box=_corners(row, columns), size=_FRAME)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-012
 # reasons that hold in each corpus as it is distributed
@@ -610,62 +672,58 @@ _ORDINARY = (
 )
 
 
-def _say_what_came(table, source, left_out, lost):
+def _log_summary(corpus, table, lost):
     "Logs one line: studies, patients, films, what was left out, and what that means."
     studies = _count(len(table), 'study', 'studies')
     patients = _count(table.patient_id.nunique(), 'patient', 'patients')
     films = _count(int(table.images.map(len).sum()), 'film', 'films')
-    said = [item for item in left_out if item.kind != 'note']
-    why = '; '.join([summarise_left_out(said), *lost])
-    unusual = any(item.reason not in _ORDINARY for item in left_out)
-    say = logger.warning if unusual else logger.info
-    say(f'{source}: {studies} of {patients}, {films}; {why}')
+    counted = [item for item in corpus.left_out if item.kind != 'note']
+    why = '; '.join([summarise_left_out(counted), *lost])
+    unusual = any(item.reason not in _ORDINARY for item in corpus.left_out)
+    log = logger.warning if unusual else logger.info
+    log(f'{corpus.source}: {studies} of {patients}, {films}; {why}')
 
 
 def _losses(wanted, clue):
     "What was lost with films that are not there: whole splits, and why."
     splits = [name for name, found, _ in _found_by_split(wanted) if not found]
     lost = [f'nothing is left of {" and ".join(splits)}'] if splits else []
-    return lost + ([clue] if clue and not wanted.there.all() else [])
+    return lost + ([clue] if clue and not wanted.on_disk.all() else [])
 
 
-def _is_told(says):
-    "Studies of which something is said."
-    n = says[['texts', *LABEL_COLUMNS]].map(len).sum(axis=1)
-    return set(says.index[n > 0])
+def _finish(corpus, films, annotations, seed=None, clue=''):
+    """The study table of films and of what is known of studies.
 
-
-def _finish(films, says, root, source, missing, left_out, seed=None, clue=''):
-    """The study table of films and of what is said of studies.
-
-    `films` has study_id, patient_id, split, images, views and there; `says` texts and
-    labels; `clue` may explain missing films. With a seed it is split by patient.
+    `films` has study_id, patient_id, split, images, views and on_disk; `annotations`
+    has texts and labels; `clue` may explain missing films. With a seed the table is
+    split by patient.
 
     `films` may have regions (a list of `make_region` per film, or nothing), and sex,
-    age and race in any spelling, of which the first film of a study counts that tells.
+    age and race in any spelling, of which the first of a study counts that is known.
     """
-    listed = films.study_id
-    says = _fill_lists(says)
-    if missing == 'keep':
-        films = films.assign(there=True)
-    films = _drop_repeated(films, left_out)
-    wanted = films[films.study_id.isin(_is_told(says))]
-    _check_found(films, wanted, root, source, missing, clue)
-    films = _present(films, root, source, missing, clue, left_out)
-    table = _group_films(films).join(says, on='study_id')
-    table = _fill_lists(table)
-    table = table.assign(source=source, augmented=[[] for _ in range(len(table))])
-    _list_filmless(says, listed, table, left_out)
-    table = drop_silent(table, left_out)
+    listed = set(films.study_id)
+    annotations = _fill_lists(annotations)
+    if corpus.missing == 'keep':
+        films = films.assign(on_disk=True)
+    films = _drop_repeated(corpus, films)
+    with_words = annotations[['texts', *LABEL_COLUMNS]].map(len).sum(axis=1) > 0
+    wanted = films[films.study_id.isin(annotations.index[with_words])]
+    _check_found(corpus, films, wanted, clue)
+    films = _present(corpus, films, clue)
+    table = _fill_lists(_group_films(films).join(annotations, on='study_id'))
+    empty = [[] for _ in range(len(table))]
+    table = table.assign(source=corpus.source, augmented=empty)
+    _list_filmless(corpus, annotations, listed, table)
+    table = drop_silent(table, corpus.left_out)
     if not len(table):
-        reason = f'no study is left; {summarise_left_out(left_out)}'
-        raise StudyError([Fault(source, 'study_id', 'empty', reason)])
+        reason = f'no study is left; {summarise_left_out(corpus.left_out)}'
+        raise StudyError([Fault(corpus.source, 'study_id', 'empty', reason)])
     if seed is not None:
         table = split_by_patient(table, seed=seed)
     optional = [column for column in OPTIONAL_COLUMNS if column in table]
     table = validate_studies(table[[*COLUMNS, *optional]])
-    note_left_out(table, left_out)
-    _say_what_came(table, source, left_out, _losses(wanted, clue))
+    note_left_out(table, corpus.left_out)
+    _log_summary(corpus, table, _losses(wanted, clue))
     return table
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-015
@@ -674,31 +732,20 @@ def _mimic_table(root, what, filled, also=()):
     return _read_corpus_table(root, [f'mimic-cxr-2.0.0-{what}.csv'], filled, also)
 
 
-def _mimic_splits(root):
-    """Films (dicom_id) and their splits.
-
-    Raises: `StudyError` for any other split.
-    """
-    path, rows = _mimic_table(root, 'split', ['dicom_id', 'split'])
-    return rows.assign(split=_official_split(path, rows))
-
-# %% ../../nbs/6_data/65_corpora.ipynb #9f1ccb3d
-def _mimic_films(root, suffix, left_out):
+def _mimic_films(corpus, suffix):
     """Films with study, patient, split and view.
 
     Those that only one of the two tables knows are left out.
     """
     ids = ['dicom_id', 'subject_id', 'study_id']
-    _, meta = _mimic_table(root, 'metadata', ids, ['ViewPosition'])
-    splits = _mimic_splits(root)
-    known = set(meta.dicom_id)
-    unknown = [d for d in splits.dicom_id if d not in known]
-    why = 'is in the split table, without metadata'
-    left_out += [LeftOut(d, why) for d in unknown]
-    meta['split'] = meta.dicom_id.map(dict(zip(splits.dicom_id, splits['split'])))
-    no_split = meta['split'].isna()
-    left_out += [LeftOut(d, 'is in no split') for d in meta.dicom_id[no_split]]
-    meta = meta[~no_split]
+    _, meta = _mimic_table(corpus.root, 'metadata', ids, ['ViewPosition'])
+    path, splits = _mimic_table(corpus.root, 'split', ['dicom_id', 'split'])
+    split_of = dict(zip(splits.dicom_id, _official_split(path, splits)))
+    unknown = splits.dicom_id[~splits.dicom_id.isin(meta.dicom_id)]
+    corpus.leave_out(unknown, 'is in the split table, without metadata')
+    split = meta.dicom_id.map(split_of)
+    corpus.leave_out(meta.dicom_id[split.isna()], 'is in no split')
+    meta = meta.assign(split=split)[split.notna()]
     patient = 'p' + meta.subject_id
     study = 's' + meta.study_id
     folder = 'files/' + patient.str[:3] + '/' + patient + '/' + study
@@ -712,7 +759,7 @@ def _mimic_films(root, suffix, left_out):
         )
     )
 
-
+# %% ../../nbs/6_data/65_corpora.ipynb #9f1ccb3d
 # MIMIC-CXR-JPG 2.1.0 has one table more, and keeps the names of the others
 _MIMIC_EXPERT = 'mimic-cxr-2.1.0-test-set-labeled.csv'
 
@@ -727,14 +774,13 @@ def _mimic_labels(root, labeller):
     else:
         path, rows = _mimic_table(root, labeller, ['study_id'], columns)
     kinds = label_kinds(rows, columns, path)
-    return label_lists(one_row_per_study(kinds, 's' + rows.study_id, path.name))
+    return _labels_by_study(kinds, 's' + rows.study_id, path)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-017
 def _sections(*texts):
     "Texts that say something, cleaned, each once."
     cleaned = [clean_text(text) for text in texts]
-    telling = [text for text in cleaned if any(map(str.isalnum, text))]
-    return list(dict.fromkeys(telling))
+    return _unique(text for text in cleaned if any(map(str.isalnum, text)))
 
 
 def _findings_impression(report):
@@ -758,14 +804,12 @@ def _read_report(path):
 
 def _mimic_sectioned(folder):
     "Findings and impression by study, from mimic_cxr_sectioned.csv if it is there."
-    name = 'mimic_cxr_sectioned.csv'
-    if not (folder / name).is_file():
-        return {}
-    _, rows = read_table(folder, [name], ['study'], ['findings', 'impression'])
+    columns = ['findings', 'impression']
+    _, rows = _table_beside(folder, 'mimic_cxr_sectioned.csv', ['study'], columns)
     return dict(zip(rows.study, zip(rows.findings, rows.impression)))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #dc8d24e4
-def _mimic_texts(films, folder, sections, left_out):
+def _mimic_texts(corpus, films, folder, sections):
     """Sections by study, from the report files, else from mimic_cxr_sectioned.csv.
 
     Returns: a frame with the column texts; the studies that have a report.
@@ -780,7 +824,7 @@ def _mimic_texts(films, folder, sections, left_out):
             report = _read_report(_report_path(folder, patient, study))
         except (OSError, ValueError):
             why = 'is no text that can be read'
-            left_out.append(LeftOut(f'{study[:40]}.txt', why, 'report'))
+            corpus.leave_out([f'{study[:40]}.txt'], why, 'report')
             found.add(study)
             continue
         if report is None:
@@ -791,15 +835,17 @@ def _mimic_texts(films, folder, sections, left_out):
     return pd.DataFrame(dict(texts=pd.Series(texts, dtype=object))), found
 
 # %% ../../nbs/6_data/65_corpora.ipynb #ca976804
-def _say_missing_reports(found, films, folder, given, left_out):
-    """Says that reports of studies are lacking whose films are there.
+def _log_missing_reports(corpus, found, films, folder, given):
+    """Warns of studies whose films are there, but whose reports are not.
 
     Raises: `FileNotFoundError` if there is none in a folder that was given.
     """
-    films = films[films.there].drop_duplicates('study_id')
+    films = films[films.on_disk].drop_duplicates('study_id')
     n_found = int(films.study_id.isin(found).sum())
+    if n_found == len(films):
+        return
     message = f'reports found for {n_found:,} of {len(films):,} studies'
-    if not n_found and len(films):
+    if not n_found:
         first = films.iloc[0]
         path = _report_path(folder, first.patient_id, first.study_id)
         message += f' (looked for {path})'
@@ -807,9 +853,8 @@ def _say_missing_reports(found, films, folder, given, left_out):
             raise FileNotFoundError(
                 f'{message}: give as reports the folder that holds files/'
             )
-        left_out.append(LeftOut('reports', message, 'note'))
-    if n_found < len(films):
-        logger.warning(f'mimic: {message}')
+        corpus.leave_out(['reports'], message, 'note')
+    logger.warning(f'mimic: {message}')
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-018
 def read_mimic(
@@ -829,21 +874,16 @@ def read_mimic(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
+    corpus = _Corpus('mimic', root, missing)
     _check_choice('labels', labels, ['chexpert', 'negbio', 'radiologist'])
     given = reports is not None
-    reports = Path(reports) if given else root
-    if not reports.is_dir():
-        raise FileNotFoundError(f'no folder {reports}')
-    left_out = []
-    films = _mimic_films(root, suffix, left_out)
-    films = _find_films(films, root, missing)
-    says = _mimic_labels(root, labels)
+    folder = _check_folder(reports) if given else corpus.root
+    films = _find_films(corpus, _mimic_films(corpus, suffix))
+    annotations = _mimic_labels(corpus.root, labels)
     cut = sections or _findings_impression
-    texts, found = _mimic_texts(films, reports, cut, left_out)
-    _say_missing_reports(found, films, reports, given, left_out)
-    says = says.join(texts, how='outer')
-    return _finish(films, says, root, 'mimic', missing, left_out)
+    texts, found = _mimic_texts(corpus, films, folder, cut)
+    _log_missing_reports(corpus, found, films, folder, given)
+    return _finish(corpus, films, annotations.join(texts, how='outer'))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-022
 _CHEXPERT_STUDY = re.compile(r'(patient\d+)[/_-](study\d+)$')
@@ -861,12 +901,10 @@ def _inner_tables(root, name):
 
     Raises: `CXRError` for more than one, unless root itself has such a table.
     """
-    if (root / name).is_file() or (root / f'{name}.gz').is_file():
+    if _is_there(root, name):
         return []
-    inner = []
-    for folder in _folders_below(root):
-        if (folder / name).is_file() or (folder / f'{name}.gz').is_file():
-            inner.append((folder / name).relative_to(root).as_posix())
+    folders = [folder for folder in _folders_below(root) if _is_there(folder, name)]
+    inner = [(folder / name).relative_to(root).as_posix() for folder in folders]
     if len(inner) > 1:
         raise CXRError(
             f'{root} holds {" and ".join(sorted(inner))}: give one of the folders'
@@ -886,25 +924,23 @@ def _chexpert_table(root, name):
         return _read_corpus_table(root, names, ['Path'], CHEXPERT_LABELS)
     except CXRError as no_path:
         with contextlib.suppress(CXRError):
-            path, rows = _read_corpus_table(root, names, ['Study'], CHEXPERT_LABELS)
-            return path, rows
+            return _read_corpus_table(root, names, ['Study'], CHEXPERT_LABELS)
         raise no_path
 
 
 def _films_of_studies(rows, places):
-    "A row a film for a table with a row a study: the films that are on disk."
+    "A row per film for a table with a row per study: the films that are on disk."
     films = {}
-    for key in places or ():
-        if key:
-            films.setdefault(key.rpartition('/')[0], []).append(key)
+    for key in filter(None, places or ()):
+        films.setdefault(key.rpartition('/')[0], []).append(key)
     studies = rows.Study.str.replace('\\', '/').str.rstrip('/')
     paths = []
     for study in studies:
         found = _CHEXPERT_STUDY.search(study)
         folder = study[: found.start()] if found else ''
         keys = films.get('/'.join(found.groups()), ()) if found else ()
-        # each study has a first view, if none is on disk
         names = [f'{folder}{key}.jpg' for key in keys]
+        # each study has a first view, if none is on disk
         paths.append(names or [f'{study}/view1_frontal.jpg'])
     return rows.assign(Path=paths).explode('Path')
 
@@ -919,12 +955,6 @@ def _below_root(root, paths):
     return paths.str.removeprefix(f'{top}/') if inside else paths
 
 # %% ../../nbs/6_data/65_corpora.ipynb #6074a4ed
-def _optional(rows, name):
-    "A column that a table may lack, then blank."
-    same = [c for c in rows if c.replace('_', '/').lower() == name.lower()]
-    return rows[same[0]].str.strip() if same else pd.Series('', rows.index)
-
-
 def _chexpert_views(rows, names):
     "Views of films by AP/PA, else Frontal/Lateral; by their names if both are blank."
     side, kind = _optional(rows, 'AP/PA'), _optional(rows, 'Frontal/Lateral')
@@ -940,8 +970,8 @@ def _chexpert_parts(path, cells):
     """
     images = cells.str.replace('\\', '/').str.removeprefix('./')
     parts = images.str.extract(_CHEXPERT_FILM)
-    wrong = cells[parts[0].isna()]
-    raise_faults(cell_faults(path, wrong, '{!r} is not .../patientN/studyN/film'))
+    wanted = '{!r} is not .../patientN/studyN/film'
+    _check_cells(path, cells, parts[0].notna(), wanted)
     study = parts[0] + '/' + parts[1]
     columns = dict(study_id=study, patient_id=parts[0], stem=parts[2], images=images)
     return pd.DataFrame(columns)
@@ -973,35 +1003,41 @@ def _holds_patients(folder):
     return False
 
 
-def _check_batches(root, films, missing):
-    """Says which of the full size's four batches are not there; '' for none.
-
-    Raises: `CXRError` if they lie beside root, which is one folder too low.
-    """
-    films = films[films.split != 'test']
-    if missing == 'keep' or films.there.all():
-        return ''
-    beside = [p.name for p in sorted(root.absolute().parent.iterdir())]
-    beside = [n for n in beside if _holds_patients(root.absolute().parent / n)]
-    most_are_gone = 2 * films.there.sum() < len(films)
+def _check_folder_of_batches(root, films):
+    "Raises `CXRError` if the batches lie beside root, which is one folder too low."
+    above = root.absolute().parent
+    beside = [p.name for p in sorted(above.iterdir()) if _holds_patients(p)]
+    most_are_gone = 2 * films.on_disk.sum() < len(films)
     if most_are_gone and beside and root.absolute().name not in beside:
-        above = root.absolute().parent
         raise CXRError(
             f'{root} lacks films, and beside it lie {", ".join(map(repr, beside))}: '
             f'give {above}, which holds them all'
         )
+
+
+def _missing_batches(root, films):
+    "Which of the full size's four batches are not there, in words; '' for none."
     names = [root.absolute().name, *(p.name for p in _folders_below(root, 50, 2))]
     batches = {n for name in names for n in re.findall(r'(?i)batch[ _-]?(\d)', name)}
     gone = [n for n in '1234' if n not in batches]
     if batches:
         several = f'the full size has four batches; not there: batch {", ".join(gone)}'
         return several if gone else ''
-    if films.images[~films.there].iloc[0].startswith('CheXpert-v1.0/'):
+    if films.images[~films.on_disk].iloc[0].startswith('CheXpert-v1.0/'):
         return (
             "the full size has four batches, 'CheXpert-v1.0 batch 1 (validate & csv)' "
             "to 'batch 4 (train 3)', to be unpacked below one folder"
         )
     return ''
+
+
+def _explain_missing_films(corpus, films):
+    "Why films of train and valid are missing, as far as batches explain it."
+    films = films[films.split != 'test']
+    if corpus.missing == 'keep' or films.on_disk.all():
+        return ''
+    _check_folder_of_batches(corpus.root, films)
+    return _missing_batches(corpus.root, films)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #0e109550
 def _film_masks(path, film, entry):
@@ -1027,7 +1063,8 @@ def _chexpert_masks(root, films):
 
     Raises: `CXRError` for a file that holds something else.
     """
-    keys = set(films.map(_chexpert_key))
+    keys = films.map(_chexpert_key)
+    known = set(keys)
     regions = {}
     for folder in [root, *_folders_below(root)]:
         for path in sorted(folder.glob('gt_segmentations_*.json')):
@@ -1036,20 +1073,20 @@ def _chexpert_masks(root, films):
                 raise CXRError(f'{path}: is no object of films')
             for film, entry in entries.items():
                 key = _chexpert_key(film)
-                if key in keys:
+                if key in known:
                     regions[key] = _film_masks(path, film, entry)
-    return films.map(_chexpert_key).map(regions)
+    return keys.map(regions)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-023
-def _chexpert_says(rows, path):
+def _chexpert_annotations(rows, path):
     "Labels and texts by study; texts stand in the 5x200 table alone."
     cells = label_kinds(rows, CHEXPERT_LABELS, path)
     if 'Report Impression' in rows:
         cells['text'] = rows['Report Impression']
     by_study = one_row_per_study(cells, rows.study_id, path.name)
     texts = by_study.get('text', pd.Series('', by_study.index))
-    says = label_lists(by_study[list(CHEXPERT_LABELS)])
-    return says.assign(texts=[_sections(text) for text in texts])
+    annotations = label_lists(by_study[list(CHEXPERT_LABELS)])
+    return annotations.assign(texts=[_sections(text) for text in texts])
 
 
 def read_chexpert(
@@ -1069,21 +1106,21 @@ def read_chexpert(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
+    corpus = _Corpus('chexpert', root, missing)
+    root = corpus.root
     places = None if missing == 'keep' else _films_by_key(root, _chexpert_key)
     splits = {table: 'test'} if table else {'train.csv': 'train', 'valid.csv': 'valid'}
     splits |= {test: 'test'} if test else {}
     films = []
-    says = []
+    annotations = []
     for name, split in splits.items():
         path, rows = _chexpert_rows(root, name, places)
         films.append(rows.assign(split=split))
-        says.append(_chexpert_says(rows, path))
+        annotations.append(_chexpert_annotations(rows, path))
     films = _locate(pd.concat(films), places, _chexpert_key)
     films['regions'] = _chexpert_masks(root, films.images)
-    says = pd.concat(says)
-    clue = _check_batches(root, films, missing)
-    return _finish(films, says, root, 'chexpert', missing, [], clue=clue)
+    clue = _explain_missing_films(corpus, films)
+    return _finish(corpus, films, pd.concat(annotations), clue=clue)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-026
 def _nih_cells(cells, path):
@@ -1092,13 +1129,13 @@ def _nih_cells(cells, path):
     Raises: `StudyError` listing each row with other labels, or with No Finding and one.
     """
     labels_of = {cell: {label_name(x) for x in cell.split('|')} for cell in cells}
-    wrong = set()
-    for cell, labels in labels_of.items():
-        unknown = labels - {*NIH_LABELS, 'No Finding'}
-        if unknown or {'No Finding'} < labels:
-            wrong.add(cell)
+    right = [
+        cell
+        for cell, labels in labels_of.items()
+        if labels == {'No Finding'} or labels <= set(NIH_LABELS)
+    ]
     allowed = '{!r}: allowed are No Finding alone, or the 14 labels with | between'
-    raise_faults(cell_faults(path, cells[cells.isin(wrong)], allowed))
+    _check_cells(path, cells, cells.isin(right), allowed)
     return labels_of
 
 
@@ -1110,14 +1147,10 @@ def _nih_labels(rows, path):
     cells = rows['Finding Labels']
     labels_of = _nih_cells(cells, path)
     flags = {c: [l in labels for l in NIH_LABELS] for c, labels in labels_of.items()}
-    by_film = pd.DataFrame([flags[cell] for cell in cells])
+    by_film = pd.DataFrame([flags[cell] for cell in cells], columns=NIH_LABELS)
     by_study = by_film.groupby(rows.study_id.to_numpy()).max()
-    named = by_study.to_numpy()
-    positive = [p or ['No Finding'] for p in names_by_row(NIH_LABELS, named)]
-    negative = names_by_row(NIH_LABELS, ~named)
-    return pd.DataFrame(
-        dict(positive=positive, negative=negative), index=by_study.index
-    )
+    labels = label_lists(_yes_or_no(by_study))
+    return labels.assign(positive=[p or ['No Finding'] for p in labels.positive])
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-027
 def _read_list(path):
@@ -1142,33 +1175,30 @@ def _nih_lists(root):
         raise FileNotFoundError(
             f'no {gone[0]} in {root}, where the other list of the split is'
         )
-    list_of = {}
-    for split, path in paths.items():
-        list_of.update(dict.fromkeys(_read_list(path), split))
-    return list_of
+    return {film: split for split, p in paths.items() for film in _read_list(p)}
 
 
-def _nih_split(rows, root, seed, left_out):
-    """The split of each film by the official lists; None if there are no lists.
+def _nih_split(corpus, rows, seed):
+    """The split of each film by the official lists; '' if there are no lists.
 
     A tenth of the patients in the training list becomes validation.
     """
-    list_of = _nih_lists(root)
+    list_of = _nih_lists(corpus.root)
     if list_of is None:
         logger.warning(
-            f'nih14: no train_val_list.txt and no test_list.txt in {root.name}; '
+            f'nih14: no train_val_list.txt and no test_list.txt in {corpus.root.name}; '
             'patients are split at random, and the test set is not the official one'
         )
-        return None
+        return pd.Series('', rows.index)
     split = rows['Image Index'].map(list_of)
     unlisted = rows['Image Index'][split.isna()]
-    left_out += [LeftOut(f, 'is in neither list of the split') for f in unlisted]
+    corpus.leave_out(unlisted, 'is in neither list of the split')
     train = rows[split == 'train_val'].drop_duplicates('study_id')
     if not len(train):
         return split
     train = split_by_patient(train, valid=0.1, test=0.0, seed=seed)
-    dealt = rows.patient_id.map(dict(zip(train.patient_id, train.split)))
-    return split.where(split != 'train_val', dealt)
+    split_of = rows.patient_id.map(dict(zip(train.patient_id, train.split)))
+    return split.where(split != 'train_val', split_of)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #d568639e
 _NIH_BOX = ['Bbox [x', 'y', 'w', 'h]']
@@ -1179,40 +1209,55 @@ _FOUR_FINDINGS = ['Airspace opacity', 'Fracture', 'Nodule or mass', 'Pneumothora
 def _nih_regions(root):
     "The boxes of each film, from the table of boxes if it is there."
     filled = ['Image Index', 'Finding Label', *_NIH_BOX]
-    found = _table_beside(root, 'BBox_List_2017.csv', filled)
-    if found is None:
-        return {}
+    path, rows = _table_beside(root, 'BBox_List_2017.csv', filled)
 
     def region(row):
-        box = _corners(row, _NIH_BOX)
-        return make_region(label_name(row['Finding Label']), box=box, size=_FRAME)
+        return _framed_box(label_name(row['Finding Label']), row, _NIH_BOX)
 
-    path, rows = found
     return _regions_by(rows['Image Index'], path, rows, region)
 
 
-def _nih_expert(root, rows, left_out):
-    """The rows of films that radiologists have labelled, and what these say of studies.
+def _nih_expert(corpus, rows):
+    """The rows of films that radiologists have labelled, and their labels by study.
 
     Raises: `StudyError` for a cell that is neither YES nor NO.
     """
     filled = ['Image Index', *_FOUR_FINDINGS]
-    path, cells = _read_corpus_table(root, [_NIH_EXPERT], filled)
+    path, cells = _read_corpus_table(corpus.root, [_NIH_EXPERT], filled)
     spelt = cells[_FOUR_FINDINGS].apply(lambda c: c.str.upper())
     for finding in _FOUR_FINDINGS:
-        wrong = cells[finding][~spelt[finding].isin(['YES', 'NO'])]
-        raise_faults(cell_faults(path, wrong, '{!r} is neither YES nor NO'))
-    kinds = spelt.replace(dict(YES='positive', NO='negative')).astype(object)
+        right = spelt[finding].isin(['YES', 'NO'])
+        _check_cells(path, cells[finding], right, '{!r} is neither YES nor NO')
+    kinds = _yes_or_no(spelt == 'YES')
     kinds = one_row_per_study(kinds, cells['Image Index'], path.name)
     kinds = kinds.rename(columns=label_name)
     known = rows[rows['Image Index'].isin(kinds.index)]
     unknown = kinds.index.difference(known['Image Index'])
-    left_out += [LeftOut(f, 'is not in the table of films') for f in unknown]
+    corpus.leave_out(unknown, 'is not in the table of films')
     kinds = kinds.loc[known['Image Index']]
-    says = label_lists(one_row_per_study(kinds, known.study_id, path.name))
-    return known.assign(split='test'), says
+    annotations = _labels_by_study(kinds, known.study_id, path)
+    return known.assign(split='test'), annotations
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-028
+def _nih_rows(root, table):
+    "The table of films, its path; with study, patient, view and what is drawn on them."
+    names = [table] if table else ['Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv']
+    filled = ['Image Index', 'Finding Labels', 'Patient ID', 'Follow-up #']
+    path, rows = _read_corpus_table(root, names, filled, ['View Position'])
+    patient = rows['Patient ID'].str.zfill(8)  # as the films' names have it
+    # Gender in the first release
+    sex = _optional(rows, 'Patient Sex') + _optional(rows, 'Patient Gender')
+    return path, rows.assign(
+        patient_id=patient,
+        study_id=patient + '_' + rows['Follow-up #'].str.zfill(3),
+        images=[f'images/{_stem(f)}.png' for f in rows['Image Index']],
+        views=_translate(rows['View Position'], map_view),
+        sex=sex,
+        age=_optional(rows, 'Patient Age'),
+        regions=rows['Image Index'].map(_nih_regions(root)),
+    )
+
+
 def read_nih14(
     # ChestX-ray14 as distributed: Data_Entry_2017_v2020.csv, the two lists, the films
     # in any folders
@@ -1230,32 +1275,18 @@ def read_nih14(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
+    corpus = _Corpus('nih14', root, missing)
     _check_choice('labels', labels, ['mined', 'radiologist'])
-    left_out = []
-    names = [table] if table else ['Data_Entry_2017_v2020.csv', 'Data_Entry_2017.csv']
-    filled = ['Image Index', 'Finding Labels', 'Patient ID', 'Follow-up #']
-    path, rows = _read_corpus_table(root, names, filled, ['View Position'])
-    rows['patient_id'] = rows['Patient ID'].str.zfill(8)  # as the films' names have it
-    rows['study_id'] = rows.patient_id + '_' + rows['Follow-up #'].str.zfill(3)
-    rows['images'] = [f'images/{_stem(f)}.png' for f in rows['Image Index']]
-    rows['views'] = _translate(rows['View Position'], map_view)
-    # Gender in the first release
-    rows['sex'] = _optional(rows, 'Patient Sex') + _optional(rows, 'Patient Gender')
-    rows['age'] = _optional(rows, 'Patient Age')
-    rows['regions'] = rows['Image Index'].map(_nih_regions(root))
-    own_split = True
+    path, rows = _nih_rows(corpus.root, table)
     if labels == 'radiologist':
-        rows, says = _nih_expert(root, rows, left_out)
+        rows, annotations = _nih_expert(corpus, rows)
     else:
-        split = _nih_split(rows, root, seed, left_out)
-        own_split = split is not None
-        rows['split'] = split if own_split else ''
+        rows['split'] = _nih_split(corpus, rows, seed)
         rows = rows[rows.split.notna()]  # with the numbers they have in the file
-        says = _nih_labels(rows, path)
-    rows = _locate(rows, _films_by_key(root))
-    seed = None if own_split else seed
-    return _finish(rows, says, root, 'nih14', missing, left_out, seed)
+        annotations = _nih_labels(rows, path)
+    has_split = any(rows.split)
+    films = _locate(rows, _films_by_key(corpus.root))
+    return _finish(corpus, films, annotations, seed=None if has_split else seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-031
 def _vote(yes, image, reader, votes):
@@ -1266,7 +1297,6 @@ def _vote(yes, image, reader, votes):
     both = [image.to_numpy(), reader.to_numpy()]
     by_reader = yes.groupby(both, sort=False).max()
     by_image = by_reader.groupby(level=0)
-    agreeing = by_image.sum()
     readers = by_image.size()
     most = readers.max()
     if votes and votes > most:
@@ -1274,18 +1304,10 @@ def _vote(yes, image, reader, votes):
             f'votes={votes}, but no image has more than {most} readers; '
             f'write 1 to {most}'
         )
-    if votes:
-        positive = agreeing.ge(votes)
-    else:
-        positive = agreeing.mul(2).gt(readers, axis=0)
-    ill = positive.drop(columns='No Finding').any(axis=1)
-    positive['No Finding'] &= ~ill
-    mask = positive.to_numpy()
-    names = dict(
-        positive=names_by_row(yes.columns, mask),
-        negative=names_by_row(yes.columns, ~mask),
-    )
-    return pd.DataFrame(names, index=agreeing.index)
+    positive = by_image.sum().ge(votes or readers // 2 + 1, axis=0)
+    has_finding = positive.drop(columns='No Finding').any(axis=1)
+    positive['No Finding'] &= ~has_finding
+    return label_lists(_yes_or_no(positive))
 
 # %% ../../nbs/6_data/65_corpora.ipynb #73d21543
 def _vindr_labels(root, split, votes):
@@ -1298,7 +1320,7 @@ def _vindr_labels(root, split, votes):
     yes = label_kinds(rows, columns, path) == 'positive'
     if reader:
         return _vote(yes, rows.image_id, rows[reader], votes)
-    # the test table: one row an image, agreed on by all readers
+    # the test table: one row per image, agreed on by all readers
     return _vote(yes, rows.image_id, pd.Series(range(len(rows))), None)
 
 
@@ -1306,9 +1328,8 @@ def _vinbig_labels(root, votes):
     "Labels by image of VinBigData; a reader who draws no box of a label says no."
     path, rows = read_table(root, ['train.csv'], ['image_id', 'class_name', 'rad_id'])
     names = _translate(rows.class_name, label_name)
-    wrong = rows.class_name[~names.isin(VINBIG_LABELS)]
-    allowed = ', '.join(VINBIG_LABELS)
-    raise_faults(cell_faults(path, wrong, f'{{!r}}: allowed are {allowed}'))
+    allowed = f'{{!r}}: allowed are {", ".join(VINBIG_LABELS)}'
+    _check_cells(path, rows.class_name, names.isin(VINBIG_LABELS), allowed)
     yes = pd.DataFrame({label: names == label for label in VINBIG_LABELS})
     return _vote(yes, rows.image_id, rows.rad_id, votes)
 
@@ -1331,7 +1352,7 @@ def _is_vindr(root):
     """
     if any(root.glob('image_labels_*')) or (root / 'annotations').is_dir():
         return True
-    if (root / 'train.csv').is_file() or (root / 'train.csv.gz').is_file():
+    if _is_there(root, 'train.csv'):
         return False
     near = _elsewhere(root, ['annotations/image_labels_train.csv', 'train.csv'])
     raise FileNotFoundError(
@@ -1344,22 +1365,28 @@ _VINDR_BOX = ['x_min', 'y_min', 'x_max', 'y_max']
 _VINDR_TAGS = ['Rows', 'Columns', 'PatientSex', 'PatientAge']
 
 
+def _film_sizes(tags):
+    "Height and width of the films whose headers hold them."
+    return {
+        image: (int(rows), int(columns))
+        for image, rows, columns in zip(tags.index, tags.Rows, tags.Columns)
+        if rows.isdecimal() and columns.isdecimal()
+    }
+
+
 def _vindr_regions(root, tables, positive, sizes):
     """The boxes of each image, of the labels that it has; each reader draws his own.
 
-    Raises: `StudyError` for rows that tell no box.
+    Raises: `StudyError` for rows without a valid box.
     """
-    regions = {}
 
     def region(row):
         box = [row[column] for column in _VINDR_BOX]
         return make_region(row['label'], box=box, size=sizes[row['image_id']])
 
+    regions = {}
     for name in tables:
-        found = _table_beside(root, name, ['image_id', 'class_name'], _VINDR_BOX)
-        if found is None:
-            continue
-        path, rows = found
+        path, rows = _table_beside(root, name, ['image_id', 'class_name'], _VINDR_BOX)
         rows['label'] = _translate(rows.class_name, label_name)
         pairs = zip(rows.image_id, rows.label)
         agreed = [i in sizes and label in positive[i] for i, label in pairs]
@@ -1369,25 +1396,23 @@ def _vindr_regions(root, tables, positive, sizes):
 
 
 def _vindr_headers(root, films, positive, is_vindr):
-    "The films with what their headers tell: sex, age, and the scale of the boxes."
-    there = films[films.there]
-    tags = dict(zip(there.study_id, _dicom_tags(root, there.images, _VINDR_TAGS)))
-    sizes = {
-        image: (int(tag['Rows']), int(tag['Columns']))
-        for image, tag in tags.items()
-        if tag.get('Rows', '').isdecimal() and tag.get('Columns', '').isdecimal()
-    }
-    if len(sizes) < len(there):
+    "The films with what their headers hold: sex, age, and the scale of the boxes."
+    tags = _tags_by_study(root, films, _VINDR_TAGS)
+    sizes = _film_sizes(tags)
+    unknown = films.on_disk.sum() - len(sizes)
+    if unknown:
         logger.warning(
             'vindr: boxes are in pixels of the DICOM files; '
-            f'{len(there) - len(sizes):,} films are none, and get no boxes'
+            f'{unknown:,} films are none, and get no boxes'
         )
     names = ['annotations/annotations_train.csv', 'annotations/annotations_test.csv']
     names = names if is_vindr else ['train.csv']
     regions = _vindr_regions(root, names, positive, sizes)
-    for column, tag in (('sex', 'PatientSex'), ('age', 'PatientAge')):
-        films[column] = [tags.get(i, {}).get(tag, '') for i in films.study_id]
-    return films.assign(regions=films.study_id.map(regions))
+    return films.assign(
+        sex=tags.PatientSex.to_numpy(),
+        age=tags.PatientAge.to_numpy(),
+        regions=films.study_id.map(regions),
+    )
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-032
 def read_vindr(
@@ -1406,31 +1431,32 @@ def read_vindr(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
+    corpus = _Corpus('vindr', root, missing)
+    root = corpus.root
     _check_votes(votes)
     is_vindr = _is_vindr(root)
     if is_vindr:
-        says = {s: _vindr_labels(root, s, votes) for s in ('train', 'test')}
-        seed = None  # it has a split of its own
+        tables = {
+            split: _vindr_labels(root, split, votes) for split in ('train', 'test')
+        }
     else:
-        says = dict(train=_vinbig_labels(root, votes))
-    split = pd.concat([pd.Series(s, table.index) for s, table in says.items()])
-    ids = split.index
+        tables = dict(train=_vinbig_labels(root, votes))
+    labels = pd.concat([table.assign(split=split) for split, table in tables.items()])
+    ids = labels.index
     _check_once(ids, 'image_id', 'is in the train and in the test table')
-    images = [f'{s}/{image}.dicom' for image, s in split.items()]
     films = pd.DataFrame(
         dict(
             study_id=ids,
             patient_id=ids,
-            split=split.to_numpy(),
-            images=images,
+            split=labels.split.to_numpy(),
+            images=[f'{split}/{image}.dicom' for image, split in labels.split.items()],
             views='PA',
         )
     )
     films = _locate(films, _films_by_key(root))
-    says = pd.concat(says.values())
-    films = _vindr_headers(root, films, says.positive, is_vindr)
-    return _finish(films, says, root, 'vindr', missing, [], seed)
+    films = _vindr_headers(root, films, labels.positive, is_vindr)
+    labels = labels.drop(columns='split')
+    return _finish(corpus, films, labels, seed=None if is_vindr else seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-036
 # class -> positive, negative
@@ -1451,8 +1477,7 @@ def _rsna_targets(root):
     kinds = label_kinds(rows, ['Target'], path)
 
     def region(row):
-        box = _corners(row, _RSNA_BOX)
-        return make_region('Pneumonia', box=box, size=_FRAME)
+        return _framed_box('Pneumonia', row, _RSNA_BOX)
 
     boxed = rows[(kinds.Target == 'positive') & (_optional(rows, 'x') != '')]
     regions = _regions_by(boxed.patientId, path, boxed, region)
@@ -1466,22 +1491,21 @@ def _rsna_classes(root):
     """
     name = 'stage_2_detailed_class_info.csv'
     path, rows = _read_corpus_table(root, [name], ['patientId', 'class'])
-    wrong = rows['class'][~rows['class'].isin(RSNA_CLASSES)]
-    allowed = ', '.join(RSNA_CLASSES)
-    raise_faults(cell_faults(path, wrong, f'{{!r}}: allowed are {allowed}'))
+    allowed = f'{{!r}}: allowed are {", ".join(RSNA_CLASSES)}'
+    _check_cells(path, rows['class'], rows['class'].isin(RSNA_CLASSES), allowed)
     classes = one_row_per_study(rows[['class']], rows.patientId, path.name)
     return path, classes['class']
 
 
-def _rsna_labels(root, left_out):
+def _rsna_labels(corpus):
     """Labels by image from its class.
 
     Raises: `StudyError` where repeated rows, or class and target, disagree.
     """
-    targets, regions = _rsna_targets(root)
-    path, classes = _rsna_classes(root)
+    targets, regions = _rsna_targets(corpus.root)
+    path, classes = _rsna_classes(corpus.root)
     no_target = classes.index.difference(targets.index)
-    left_out += [LeftOut(i, 'has a class, but no target') for i in no_target]
+    corpus.leave_out(no_target, 'has a class, but no target')
     classes = classes.reindex(targets.index)
     faults = []
     for image, target, name in zip(targets.index, targets, classes):
@@ -1490,11 +1514,12 @@ def _rsna_labels(root, left_out):
             reason = f'is {target}, but its class in {path.name} is {name}'
             faults.append(Fault(image, 'Target', 'conflict', reason))
     raise_faults(faults)
-    positive = [RSNA_CLASSES[name][0] for name in classes]
-    negative = [RSNA_CLASSES[name][1] for name in classes]
-    regions = targets.index.map(lambda image: regions.get(image, []))
-    says = dict(positive=positive, negative=negative, regions=list(regions))
-    return pd.DataFrame(says, index=targets.index)
+    columns = dict(
+        positive=[RSNA_CLASSES[name][0] for name in classes],
+        negative=[RSNA_CLASSES[name][1] for name in classes],
+        regions=[regions.get(image, []) for image in targets.index],
+    )
+    return pd.DataFrame(columns, index=targets.index)
 
 
 def _rsna_patients(root):
@@ -1513,35 +1538,32 @@ def _rsna_patients(root):
 _IMAGE_TAGS = ['PatientID', 'ViewPosition', 'PatientSex', 'PatientAge']
 
 
-def _by_image(root, says, usual, places, patients, source, missing, left_out, seed):
+def _by_image(corpus, annotations, usual, places, seed, patients=None):
     """The study table of a corpus in which an image is a study.
 
-    View, sex and age are read from the DICOM, and where `patients` is None, the
-    patient. `says` may have a column of regions.
+    View, sex and age are read from the DICOM, and without `patients` ({image: patient})
+    the patient, too. `annotations` has a column of regions.
     """
-    ids = list(says.index)
+    ids = list(annotations.index)
     films = dict(study_id=ids, split='', images=[usual.format(i) for i in ids])
     films = _locate(pd.DataFrame(films), places)
-    there = films[films.there]
-    tags = _dicom_tags(root, there.images, _IMAGE_TAGS)
-    tag_of = dict(zip(there.study_id, tags))
+    tags = _tags_by_study(corpus.root, films, _IMAGE_TAGS)
     if patients is None:
-        patients = {i: t['PatientID'] for i, t in tag_of.items() if t.get('PatientID')}
-    unknown = sum(i not in patients for i in there.study_id)
-    if unknown and missing != 'keep':
+        patients = tags.PatientID[tags.PatientID != ''].to_dict()
+    unknown = sum(i not in patients for i in films.study_id[films.on_disk])
+    if unknown and corpus.missing != 'keep':
         logger.warning(
-            f'{source}: no patient is known of {unknown:,} films; each '
+            f'{corpus.source}: no patient is known of {unknown:,} films; each '
             'counts as a patient of its own'
         )
-    films['patient_id'] = [patients.get(i, i) for i in ids]
-    views = [map_view(tag_of.get(i, {}).get('ViewPosition')) for i in ids]
-    films = films.assign(views=views)
-    for column, tag in (('sex', 'PatientSex'), ('age', 'PatientAge')):
-        films[column] = [tag_of.get(i, {}).get(tag, '') for i in ids]
-    if 'regions' in says:
-        films['regions'] = says.regions.to_numpy()
-        says = says.drop(columns='regions')
-    return _finish(films, says, root, source, missing, left_out, seed)
+    films = films.assign(
+        patient_id=[patients.get(i, i) for i in ids],
+        views=[map_view(cell) for cell in tags.ViewPosition],
+        sex=tags.PatientSex.to_numpy(),
+        age=tags.PatientAge.to_numpy(),
+        regions=annotations.regions.to_numpy(),
+    )
+    return _finish(corpus, films, annotations.drop(columns='regions'), seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #8ec41f97
 def read_rsna(
@@ -1556,20 +1578,12 @@ def read_rsna(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
-    left_out = []
-    says = _rsna_labels(root, left_out)
-    return _by_image(
-        root,
-        says,
-        'stage_2_train_images/{}.dcm',
-        _films_by_key(root),
-        _rsna_patients(root),
-        'rsna',
-        missing,
-        left_out,
-        seed,
-    )
+    corpus = _Corpus('rsna', root, missing)
+    annotations = _rsna_labels(corpus)
+    places = _films_by_key(corpus.root)
+    patients = _rsna_patients(corpus.root)
+    usual = 'stage_2_train_images/{}.dcm'
+    return _by_image(corpus, annotations, usual, places, seed, patients)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-040
 # table -> where its films usually lie
@@ -1577,6 +1591,13 @@ SIIM_FORMS = {
     'stage_2_train.csv': 'stage_2_images/{}.dcm',
     'train-rle.csv': 'dicom-images-train/{}.dcm',
 }
+_RUNS = re.compile(
+    r"""
+    \d+\s+\d+            # how many pixels to skip, how many to mark
+    (?:\s+\d+\s+\d+)*    # and again
+    """,
+    re.VERBOSE,
+)
 
 
 def _siim_labels(root, name):
@@ -1586,32 +1607,20 @@ def _siim_labels(root, name):
     """
     path, rows = _read_corpus_table(root, [name], ['ImageId', 'EncodedPixels'])
     cells = rows.EncodedPixels
-    is_mask = cells.str.fullmatch(r'\d+\s+\d+(?:\s+\d+\s+\d+)*').astype(bool)
-    wrong = cells[~is_mask & (cells != '-1')]
-    raise_faults(cell_faults(path, wrong, '{!r} is neither -1 nor a mask'))
-    kinds = dict(Pneumothorax=np.where(is_mask, 'positive', 'negative'))
-    kinds = pd.DataFrame(kinds, dtype=object)
+    is_mask = cells.str.fullmatch(_RUNS).astype(bool)
+    _check_cells(
+        path, cells, is_mask | (cells == '-1'), '{!r} is neither -1 nor a mask'
+    )
+    kinds = _yes_or_no(pd.DataFrame(dict(Pneumothorax=is_mask)))
     images = rows.ImageId.str.replace(r'\.(?:dcm|png|jpe?g)$', '', regex=True)
 
     def region(row):
-        return make_region(
-            'Pneumothorax', mask=pixel_mask(row['EncodedPixels'], _FRAME)
-        )
+        mask = pixel_mask(row['EncodedPixels'], _FRAME)
+        return make_region('Pneumothorax', mask=mask)
 
     regions = _regions_by(images[is_mask], path, rows[is_mask], region)
-    says = label_lists(one_row_per_study(kinds, images, path.name))
-    return says.assign(regions=[regions.get(image, []) for image in says.index])
-
-
-def _siim_names(root):
-    """The tables that are there.
-
-    Raises: `FileNotFoundError` if there is none.
-    """
-    names = [n for n in SIIM_FORMS if any(root.glob(f'{n}*'))]
-    if not names:
-        raise _not_found(root, SIIM_FORMS)
-    return names
+    labels = _labels_by_study(kinds, images, path)
+    return labels.assign(regions=[regions.get(image, []) for image in labels.index])
 
 
 def _add_by_uid(root, places, ids):
@@ -1625,15 +1634,20 @@ def _add_by_uid(root, places, ids):
             places.setdefault(header['SOPInstanceUID'], []).append(path)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #2ee24736
-def _siim_says(root, places):
-    "The table of which most films are on disk: its name, its labels by image."
-    says = {name: _siim_labels(root, name) for name in _siim_names(root)}
-    found = {n: sum(i in places for i in table.index) for n, table in says.items()}
+def _siim_table(root, places):
+    """The table of which most films are on disk: its name, its labels by image.
+
+    Raises: `FileNotFoundError` if there is none.
+    """
+    tables = {n: _siim_labels(root, n) for n in SIIM_FORMS if any(root.glob(f'{n}*'))}
+    if not tables:
+        raise _not_found(root, SIIM_FORMS)
+    found = {n: sum(i in places for i in table.index) for n, table in tables.items()}
     name = max(found, key=found.get)
-    if len(says) > 1:
-        films = [f'{n} ({found[n]:,} of {len(says[n]):,} on disk)' for n in says]
+    if len(tables) > 1:
+        films = [f'{n} ({found[n]:,} of {len(tables[n]):,} on disk)' for n in tables]
         logger.warning(f'siim: of {" and ".join(films)} only {name} is read')
-    return name, says[name]
+    return name, tables[name]
 
 
 def read_siim(
@@ -1648,13 +1662,12 @@ def read_siim(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
-    places = _films_by_key(root)
-    name, says = _siim_says(root, places)
+    corpus = _Corpus('siim', root, missing)
+    places = _films_by_key(corpus.root)
+    name, annotations = _siim_table(corpus.root, places)
     if missing != 'keep':
-        _add_by_uid(root, places, says.index)
-    usual = SIIM_FORMS[name]
-    return _by_image(root, says, usual, places, None, 'siim', missing, [], seed)
+        _add_by_uid(corpus.root, places, annotations.index)
+    return _by_image(corpus, annotations, SIIM_FORMS[name], places, seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-043
 MESH = {
@@ -1693,18 +1706,15 @@ def _mesh(terms):
 
     Positive, or uncertain where a qualifier says borderline.
     """
-    positive = []
-    uncertain = []
+    found = dict(positive=[], uncertain=[])
     for term in terms:
         head, *qualifiers = [part.strip().lower() for part in term.split('/')]
-        first_two = '/'.join([head, *qualifiers[:1]])
-        label = MESH.get(head) or MESH.get(first_two)
-        if not label:
-            continue
-        kind = uncertain if 'borderline' in qualifiers else positive
-        if label not in kind:
-            kind.append(label)
-    uncertain = [label for label in uncertain if label not in positive]
+        label = MESH.get(head) or MESH.get('/'.join([head, *qualifiers[:1]]))
+        if label:
+            kind = 'uncertain' if 'borderline' in qualifiers else 'positive'
+            found[kind].append(label)
+    positive = _unique(found['positive'])
+    uncertain = _unique(l for l in found['uncertain'] if l not in positive)
     return dict(positive=positive, negative=[], uncertain=uncertain)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-045
@@ -1756,11 +1766,9 @@ def _openi_views(root, films):
     A frontal view counts only beside a film that the table calls a lateral.
     """
     name = 'nlmcxr_dicom_metadata.csv'
-    if not (root / name).is_file() and not (root / f'{name}.gz').is_file():
-        return 'UNKNOWN'
-    _, tags = _read_corpus_table(root, [name], ['imageid'], ['View Position'])
+    _, tags = _table_beside(root, name, ['imageid'], ['View Position'])
     view_of = dict(zip(tags.imageid, _translate(tags['View Position'], map_view)))
-    views = films.stem.map(view_of).fillna('UNKNOWN')
+    views = films.stem.map(lambda stem: view_of.get(stem, 'UNKNOWN'))
     is_lateral = views == 'LATERAL'
     has_lateral = is_lateral.groupby(films.study_id).transform('any')
     return views.where(has_lateral, 'UNKNOWN')
@@ -1771,15 +1779,9 @@ def _openi_xml(root, folder):
 
     Raises: `StudyError` listing the files that are no reports.
     """
-    reports = []
-    faults = []
-    for path in sorted(folder.glob('*.xml')):
-        try:
-            reports.append(_openi_report(path))
-        except (ValueError, OSError) as e:
-            faults.append(Fault(path.name, 'xml', 'file', str(e)))
-    raise_faults(faults)
-    reports = pd.DataFrame(reports)
+    paths = sorted(folder.glob('*.xml'))
+    names = [path.name for path in paths]
+    reports = pd.DataFrame(_make_all(_openi_report, paths, names, 'xml', 'file'))
     stems = reports.films.explode().dropna()
     studies = reports.study_id[stems.index]
     films = pd.DataFrame(
@@ -1828,12 +1830,12 @@ def _openi_tables(root):
     )
 
 
-def _openi_says(reports):
+def _openi_annotations(reports):
     "Labels and texts by study."
-    says = []
+    annotations = []
     for terms, *sections in zip(reports.terms, reports.findings, reports.impression):
-        says.append(_mesh(terms) | dict(texts=_sections(*sections)))
-    return pd.DataFrame(says, index=reports.study_id.to_numpy())
+        annotations.append(_mesh(terms) | dict(texts=_sections(*sections)))
+    return pd.DataFrame(annotations, index=reports.study_id.to_numpy())
 
 # %% ../../nbs/6_data/65_corpora.ipynb #13-corpora-047
 def read_openi(
@@ -1848,17 +1850,15 @@ def read_openi(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
-    left_out = []
-    reports, films = _openi_tables(root)
+    corpus = _Corpus('openi', root, missing)
+    reports, films = _openi_tables(corpus.root)
     _check_once(reports.study_id, 'uid', 'has two reports')
-    says = _openi_says(reports)
-    has_report = films.study_id.isin(says.index)
-    stray = films.images[~has_report]
-    left_out += [LeftOut(f, 'belongs to no report') for f in stray]
+    annotations = _openi_annotations(reports)
+    has_report = films.study_id.isin(annotations.index)
+    corpus.leave_out(films.images[~has_report], 'belongs to no report')
     films = films[has_report].assign(patient_id=films.study_id, split='')
-    films = _locate(films, _films_by_key(root))
-    return _finish(films, says, root, 'openi', missing, left_out, seed)
+    films = _locate(films, _films_by_key(corpus.root))
+    return _finish(corpus, films, annotations, seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #2f9b5a59
 _PLUS_TABLE = 'df_chexpert_plus_240401.csv'
@@ -1876,7 +1876,7 @@ def _plus_labels(root, text):
     rows.index -= 2
     kinds = label_kinds(rows, CHEXPERT_LABELS, path)
     studies = _chexpert_parts(path, rows.path_to_image).study_id
-    return label_lists(one_row_per_study(kinds, studies, path.name))
+    return _labels_by_study(kinds, studies, path)
 
 
 def _plus_texts(path, rows):
@@ -1899,16 +1899,15 @@ def _plus_rows(root):
     return path, rows.join(parts).assign(split=_official_split(path, rows), views=views)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #a5601e76
-def _of_5x200(root, table, rows, says, left_out):
+def _of_5x200(corpus, table, rows, annotations):
     "Films and texts of a table such as 5x200, with its labels; the impression alone."
-    path, wanted = _chexpert_rows(root, table, None)
+    path, wanted = _chexpert_rows(corpus.root, table, None)
     reported = wanted.study_id.isin(rows.study_id)
-    why = f'has no report in {_PLUS_TABLE}'
-    left_out += [LeftOut(f, why) for f in wanted.images[~reported]]
+    corpus.leave_out(wanted.images[~reported], f'has no report in {_PLUS_TABLE}')
     keys = wanted.images[reported].map(_chexpert_key)
     rows = rows[rows.images.map(_chexpert_key).isin(keys)].assign(split='test')
-    labels = _chexpert_says(wanted, path)[list(LABEL_COLUMNS)]
-    return rows, labels.join(says, how='inner')
+    labels = _chexpert_annotations(wanted, path)[list(LABEL_COLUMNS)]
+    return rows, labels.join(annotations, how='inner')
 
 
 def read_chexpert_plus(
@@ -1929,40 +1928,41 @@ def read_chexpert_plus(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
+    source = 'chexpert' if table else 'chexpert_plus'
+    corpus = _Corpus(source, root, missing)
     _check_choice('labels', labels, [*_PLUS_LABELS, 'none'])
-    left_out = []
-    path, rows = _plus_rows(root)
+    path, rows = _plus_rows(corpus.root)
     if table:
         rows['section_findings'] = ''
-    says = _plus_texts(path, rows)
+    annotations = _plus_texts(path, rows)
     if table:
-        rows, says = _of_5x200(root, table, rows, says, left_out)
+        rows, annotations = _of_5x200(corpus, table, rows, annotations)
     elif labels != 'none':
-        says = says.join(_plus_labels(root, labels), how='outer')
-    films = _find_films(rows, root, missing, _chexpert_key)
-    source = 'chexpert' if table else 'chexpert_plus'
-    return _finish(films, says, root, source, missing, left_out)
+        annotations = annotations.join(_plus_labels(corpus.root, labels), how='outer')
+    films = _find_films(corpus, rows, _chexpert_key)
+    return _finish(corpus, films, annotations)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #ffad6e67
 _REX_SECTIONS = ['Findings', 'Impression']
 
 
-def _rex_films(path, rows):
-    """A row a film.
-
-    Raises: `StudyError` for a path that is no text, and for too few or many views.
-    """
+def _check_rex_lists(path, rows):
+    "Raises `StudyError` for a path that is no text, and for too few or many views."
     faults = []
     for study, films, views in zip(rows.index, rows.ImagePath, rows.ImageViewPosition):
+        place = f'{path.name} {study}'
         if not all(isinstance(film, str) and film for film in films):
             reason = f'holds {str(films)[:60]}; a path is a text'
-            faults.append(Fault(f'{path.name} {study}', 'ImagePath', 'item', reason))
+            faults.append(Fault(place, 'ImagePath', 'item', reason))
         if len(films) != len(views):
             reason = f'{len(views)} views for {len(films)} films'
-            place = f'{path.name} {study}'
             faults.append(Fault(place, 'ImageViewPosition', 'length', reason))
     raise_faults(faults)
+
+
+def _rex_films(path, rows):
+    "A row per film."
+    _check_rex_lists(path, rows)
     films = rows.explode(['ImagePath', 'ImageViewPosition']).dropna(subset='ImagePath')
     return pd.DataFrame(
         dict(
@@ -1976,6 +1976,20 @@ def _rex_films(path, rows):
     )
 
 
+def _rex_studies(root, split):
+    "The studies of a split: path of the file, a row per study."
+    name = f'{split}_metadata_view_position.json'
+    path, entries = _read_json(root, [f'metadata/{name}', name])
+    lists = ['ImagePath', 'ImageViewPosition']
+    rows = _json_frame(path, entries, ['PatientID', *_REX_SECTIONS], lists)
+    if isinstance(entries, list):
+        raise CXRError(f'{path}: is a list, not an object of studies by their ids')
+    for column, field in (('sex', 'PatientSex'), ('age', 'PatientAge')):
+        cells = [e.get(field, e.get(column)) for e in entries.values()]
+        rows[column] = [c if isinstance(c, str) else '' for c in cells]
+    return path, rows
+
+
 def read_rexgradient(
     # ReXGradient-160K as distributed: metadata/*_metadata_view_position.json, deid_png/
     root: str | Path,
@@ -1986,23 +2000,17 @@ def read_rexgradient(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, field, study.
     """
-    root = _check_root(root, missing)
+    corpus = _Corpus('rexgradient', root, missing)
     films = []
     texts = {}
     for split in SPLITS:
-        name = f'{split}_metadata_view_position.json'
-        path, entries = _read_json(root, [f'metadata/{name}', name])
-        lists = ['ImagePath', 'ImageViewPosition']
-        rows = _json_frame(path, entries, ['PatientID', *_REX_SECTIONS], lists)
-        for column, name in (('sex', 'PatientSex'), ('age', 'PatientAge')):
-            cells = [e.get(name, e.get(column)) for e in entries.values()]
-            rows[column] = [c if isinstance(c, str) else '' for c in cells]
+        path, rows = _rex_studies(corpus.root, split)
         films.append(_rex_films(path, rows).assign(split=split))
         for study, sections in zip(rows.index, rows[_REX_SECTIONS].to_numpy()):
             texts[study] = _sections(*sections)
-    films = _find_films(pd.concat(films), root, missing)
-    says = pd.DataFrame(dict(texts=pd.Series(texts, dtype=object)))
-    return _finish(films, says, root, 'rexgradient', missing, [])
+    films = _find_films(corpus, pd.concat(films))
+    annotations = pd.DataFrame(dict(texts=pd.Series(texts, dtype=object)))
+    return _finish(corpus, films, annotations)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #209a6daf
 PADCHEST_LABELS = {
@@ -2061,7 +2069,7 @@ def _has_word(word, names):
     return any(f' {word} ' in f' {name} ' for name in names)
 
 
-def _padchest_says(names):
+def _padchest_labels(names):
     """What names of PadChest say of `PADCHEST_LABELS`; nothing if none is a finding.
 
     Returns: a dict of positive and negative, lists of labels.
@@ -2082,9 +2090,6 @@ def _padchest_says(names):
 _PADCHEST_TABLE = 'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv'
 
 
-_PADCHEST_PERSON = ('PatientSex/DICOM', 'PatientBirth', 'StudyDate/DICOM')
-
-
 def _names_of_cell(cell):
     "The names in a list that is written as text; None if it is none."
     if cell.lower() in ('', 'nan'):
@@ -2096,32 +2101,36 @@ def _names_of_cell(cell):
         return None
 
 
-def _padchest_rows(root, labels, left_out):
+def _padchest_ages(rows):
+    "Years from birth to the study as text, 'nan' where a year is not known."
+    taken, born = (
+        pd.to_numeric(_optional(rows, name).str[:4], errors='coerce')
+        for name in ('StudyDate/DICOM', 'PatientBirth')
+    )
+    return (taken - born).astype(str)
+
+
+def _padchest_rows(corpus, labels):
     """Films with their names of findings, a tuple each.
 
     Raises: `StudyError` for a cell that is no list.
     """
     filled = ['ImageID', 'ImageDir', 'StudyID', 'PatientID']
     also = ['Projection', 'MethodLabel', 'Labels']
-    path, rows = _read_corpus_table(root, [_PADCHEST_TABLE], filled, also)
-    about = {name: _optional(rows, name) for name in _PADCHEST_PERSON}
-    rows['sex'], born, taken = about.values()
-    years = [pd.to_numeric(cells.str[:4], errors='coerce') for cells in (taken, born)]
-    rows['age'] = (years[0] - years[1]).astype(str)
-    rows['names'] = _translate(rows.Labels, _names_of_cell)
-    wrong = rows.Labels[rows.names.isna()]
-    raise_faults(cell_faults(path, wrong, '{!r} is no list of labels'))
+    path, rows = _read_corpus_table(corpus.root, [_PADCHEST_TABLE], filled, also)
+    names = _translate(rows.Labels, _names_of_cell)
+    _check_cells(path, rows.Labels, names.notna(), '{!r} is no list of labels')
     by_model = rows.MethodLabel.str.lower() != 'physician'
     reasons = {
-        'has no labels': rows.names.map(len) == 0,
-        _EXCLUDED: rows.names.map(lambda names: 'exclude' in names),
+        'has no labels': names.map(len) == 0,
+        _EXCLUDED: names.map(lambda of_film: 'exclude' in of_film),
         _BY_MODEL: by_model & (labels == 'physician'),
     }
     out = pd.Series(False, rows.index)
     for reason, here in reasons.items():
-        left_out += [LeftOut(f, reason) for f in rows.ImageID[here & ~out]]
+        corpus.leave_out(rows.ImageID[here & ~out], reason)
         out |= here
-    return rows[~out]
+    return rows.assign(names=names)[~out]
 
 
 def read_padchest(
@@ -2136,10 +2145,9 @@ def read_padchest(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
+    corpus = _Corpus('padchest', root, missing)
     _check_choice('labels', labels, ['physician', 'all'])
-    left_out = []
-    rows = _padchest_rows(root, labels, left_out)
+    rows = _padchest_rows(corpus, labels)
     films = pd.DataFrame(
         dict(
             study_id=rows.StudyID,
@@ -2148,22 +2156,21 @@ def read_padchest(
             images=rows.ImageDir + '/' + rows.ImageID,
             # an L, here alone, is a lateral
             views=_translate(rows.Projection.replace('L', 'LATERAL'), map_view),
-            sex=rows.sex,
-            age=rows.age,
+            sex=_optional(rows, 'PatientSex/DICOM'),
+            age=_padchest_ages(rows),
         )
     )
     names = {}
     for study, of_film in zip(rows.StudyID, rows.names):
         names.setdefault(study, []).extend(of_film)
-    says = pd.DataFrame(map(_padchest_says, names.values()), index=list(names))
-    films = _find_films(films, root, missing)
-    return _finish(films, says, root, 'padchest', missing, left_out, seed)
+    annotations = pd.DataFrame(map(_padchest_labels, names.values()), index=list(names))
+    return _finish(corpus, _find_films(corpus, films), annotations, seed)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #a6211304
 _GROUNDED = 'grounded_reports_20240819.json'
 
 
-def _grounded_says(path, study, findings):
+def _grounded_annotations(path, study, findings):
     """Text and labels of a study.
 
     Raises: `StudyError` for a finding without its sentence in English.
@@ -2177,7 +2184,7 @@ def _grounded_says(path, study, findings):
     if not any(finding.get('abnormal') for finding in findings):
         names = names or ['normal']
     text = ' '.join(f'{s}.' for s in sentences if s)
-    return _padchest_says(names) | dict(texts=_sections(text))
+    return _padchest_labels(names) | dict(texts=_sections(text))
 
 
 def _grounded_regions(path, study, findings):
@@ -2187,7 +2194,7 @@ def _grounded_regions(path, study, findings):
     """
     regions = []
     for k, finding in enumerate(findings):
-        label = next(iter(_padchest_says(finding.get('labels', []))['positive']), '')
+        label = next(iter(_padchest_labels(finding.get('labels', []))['positive']), '')
         try:
             for box in [*finding.get('boxes', []), *finding.get('extra_boxes', [])]:
                 regions.append(make_region(label, finding['sentence_en'].strip(), box))
@@ -2197,12 +2204,20 @@ def _grounded_regions(path, study, findings):
     return regions
 
 
-def _grounded_master(root):
-    "Patient and split by study."
+def _grounded_studies(corpus):
+    "The path of the reports; a row per study with patient and split."
+    path, entries = _read_json(corpus.root, [_GROUNDED])
+    studies = _json_frame(path, entries, ['StudyID', 'ImageID'], ['findings'])
+    _check_once(studies.StudyID, 'StudyID', f'has two entries in {path.name}')
     filled = ['StudyID', 'PatientID', 'split']
-    path, rows = _read_corpus_table(root, ['master_table.csv'], filled)
-    rows['split'] = _official_split(path, rows)
-    return one_row_per_study(rows[['PatientID', 'split']], rows.StudyID, path.name)
+    table, rows = _read_corpus_table(corpus.root, ['master_table.csv'], filled)
+    rows['split'] = _official_split(table, rows)
+    master = one_row_per_study(rows[['PatientID', 'split']], rows.StudyID, table.name)
+    known = studies.StudyID.isin(master.index)
+    corpus.leave_out(studies.StudyID[~known], 'is not in master_table.csv', 'study')
+    studies = studies[known].join(master, on='StudyID')
+    columns = dict(StudyID='study_id', PatientID='patient_id', ImageID='images')
+    return path, studies.rename(columns=columns)
 
 
 def read_padchest_gr(
@@ -2216,27 +2231,17 @@ def read_padchest_gr(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
-    path, entries = _read_json(root, [_GROUNDED])
-    studies = _json_frame(path, entries, ['StudyID', 'ImageID'], ['findings'])
-    _check_once(studies.StudyID, 'StudyID', f'has two entries in {path.name}')
-    master = _grounded_master(root)
-    known = studies.StudyID.isin(master.index)
-    unknown = studies.StudyID[~known]
-    left_out = [LeftOut(s, 'is not in master_table.csv', 'study') for s in unknown]
-    studies = studies[known].join(master, on='StudyID')
-    says = {}
+    corpus = _Corpus('padchest_gr', root, missing)
+    path, studies = _grounded_studies(corpus)
+    annotations = {}
     regions = {}
-    for study, findings in zip(studies.StudyID, studies.findings):
+    for study, findings in zip(studies.study_id, studies.findings):
         if findings:
-            says[study] = _grounded_says(path, study, findings)
+            annotations[study] = _grounded_annotations(path, study, findings)
             regions[study] = _grounded_regions(path, study, findings)
-    studies['regions'] = studies.StudyID.map(regions)
-    says = pd.DataFrame(says.values(), index=list(says))
-    columns = dict(StudyID='study_id', PatientID='patient_id', ImageID='images')
-    films = studies.rename(columns=columns).assign(views='UNKNOWN')
-    films = _find_films(films, root, missing)
-    return _finish(films, says, root, 'padchest_gr', missing, left_out)
+    films = studies.assign(views='UNKNOWN', regions=studies.study_id.map(regions))
+    annotations = pd.DataFrame(annotations.values(), index=list(annotations))
+    return _finish(corpus, _find_films(corpus, films), annotations)
 
 # %% ../../nbs/6_data/65_corpora.ipynb #abb5e070
 READERS = dict(
@@ -2271,9 +2276,22 @@ def _phrase_region(row):
     return make_region(label, row['label_text'], box, size=size)
 
 
-def _unique(cells):
-    "What some cells hold, each once, in their order."
-    return list(dict.fromkeys(cells))
+def _ms_cxr_rows(root):
+    "A row per box, with patient, study, split, film and the regions of the film."
+    filled = ['category_name', 'label_text', 'path', *_MS_CXR_BOX, *_MS_CXR_SIZE]
+    path, rows = _read_corpus_table(root, _MS_CXR, filled)
+    parts = rows.path.str.extract(_MIMIC_FILM)
+    _check_cells(path, rows.path, parts[0].notna(), '{!r} is not .../pN/sN/film')
+    split = _official_split(path, rows) if 'split' in rows else 'test'
+    regions = _regions_by(rows.path, path, rows, _phrase_region)
+    return rows.assign(
+        patient_id=parts[0],
+        study_id=parts[1],
+        split=split,
+        images=rows.path,
+        views='UNKNOWN',
+        regions=rows.path.map(regions),
+    )
 
 
 def read_ms_cxr(
@@ -2286,24 +2304,15 @@ def read_ms_cxr(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file, column, row.
     """
-    root = _check_root(root, missing)
-    filled = ['category_name', 'label_text', 'path', *_MS_CXR_BOX, *_MS_CXR_SIZE]
-    path, rows = _read_corpus_table(root, _MS_CXR, filled)
-    parts = rows.path.str.extract(_MIMIC_FILM)
-    wrong = rows.path[parts[0].isna()]
-    raise_faults(cell_faults(path, wrong, '{!r} is not .../pN/sN/film'))
-    split = _official_split(path, rows) if 'split' in rows else 'test'
-    regions = _regions_by(rows.path, path, rows, _phrase_region)
-    films = rows.assign(patient_id=parts[0], study_id=parts[1], split=split)
-    films = films.assign(images=films.path, views='UNKNOWN')
-    films['regions'] = films.path.map(regions)
-    labels = _translate(films.category_name, label_name)
-    says = dict(
-        texts=films.label_text.map(clean_text).groupby(films.study_id).agg(_unique),
-        positive=labels.groupby(films.study_id).agg(_unique),
+    corpus = _Corpus('ms_cxr', root, missing)
+    rows = _ms_cxr_rows(corpus.root)
+    labels = _translate(rows.category_name, label_name)
+    annotations = dict(
+        texts=rows.label_text.map(clean_text).groupby(rows.study_id).agg(_unique),
+        positive=labels.groupby(rows.study_id).agg(_unique),
     )
-    films = _find_films(films.drop_duplicates('path'), root, missing)
-    return _finish(films, pd.DataFrame(says), root, 'ms_cxr', missing, [])
+    films = _find_films(corpus, rows.drop_duplicates('path'))
+    return _finish(corpus, films, pd.DataFrame(annotations))
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #03ae721c
 CHESTXDET_LABELS = (
@@ -2323,11 +2332,6 @@ CHESTXDET_LABELS = (
 _DET_LISTS = ['syms', 'boxes', 'polygons']
 
 
-def _det_label(name):
-    "One of `CHESTXDET_LABELS`, or another name."
-    return label_name(str(name).replace('Diffuse Nodule', 'Nodule'))
-
-
 def _det_film(film):
     """The regions of a film.
 
@@ -2338,7 +2342,7 @@ def _det_film(film):
         raise CXRError(f'{", ".join(_DET_LISTS)} differ in length: {lengths}')
     regions = []
     for name, box, polygon in zip(*(film[column] for column in _DET_LISTS)):
-        label = _det_label(name)
+        label = label_name(str(name).replace('Diffuse Nodule', 'Nodule'))
         if label not in CHESTXDET_LABELS:
             allowed = ', '.join(CHESTXDET_LABELS)
             raise CXRError(f'{str(name)[:40]!r}: allowed are {allowed}')
@@ -2351,16 +2355,9 @@ def _det_table(root, split):
     "Films of a split with their regions."
     path, entries = _read_json(root, [f'ChestX_Det_{split}.json'])
     rows = _json_frame(path, entries, ['file_name'], _DET_LISTS)
-    regions = []
-    faults = []
-    for film in rows.to_dict('records'):
-        regions.append([])
-        try:
-            regions[-1] += _det_film(film)
-        except CXRError as e:
-            place = f'{path.name} {film["file_name"]}'
-            faults.append(Fault(place, 'regions', 'item', str(e)))
-    raise_faults(faults)
+    places = [f'{path.name} {name}' for name in rows.file_name]
+    films = rows.to_dict('records')
+    regions = _make_all(_det_film, films, places, 'regions', 'item')
     return rows.assign(regions=regions, split=split)
 
 
@@ -2375,17 +2372,18 @@ def read_chestxdet(
 
     Raises: `FileNotFoundError`, `CXRError` or `StudyError` naming file and film.
     """
-    root = _check_root(root, missing)
-    films = pd.concat([_det_table(root, split) for split in ('train', 'test')])
+    corpus = _Corpus('chestxdet', root, missing)
+    films = pd.concat([_det_table(corpus.root, split) for split in ('train', 'test')])
     ids = films.file_name.map(_stem)
     _check_once(ids, 'file_name', 'is listed twice')
     films = films.assign(study_id=ids, patient_id=ids, images=films.file_name)
     films['views'] = 'UNKNOWN'
     positive = [_unique(r['label'] for r in regions) for regions in films.regions]
     negative = [[l for l in CHESTXDET_LABELS if l not in found] for found in positive]
-    says = pd.DataFrame(dict(positive=positive, negative=negative), index=list(ids))
-    films = _find_films(films, root, missing)
-    return _finish(films, says, root, 'chestxdet', missing, [])
+    annotations = pd.DataFrame(
+        dict(positive=positive, negative=negative), index=list(ids)
+    )
+    return _finish(corpus, _find_films(corpus, films), annotations)
 
 
 READERS |= dict(ms_cxr=read_ms_cxr, chestxdet=read_chestxdet)

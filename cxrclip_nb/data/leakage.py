@@ -121,7 +121,7 @@ def _ends(films):
 
 
 def _short_end(film):
-    "The shortest end of a path with five digits, whoever else has it; else all of it."
+    "The shortest end of a path with five digits, unique or not; else all of it."
     parts = _path_parts(film)
     for depth in range(1, len(parts) + 1):
         end = '/'.join(parts[-depth:])
@@ -167,11 +167,11 @@ def _shared_names(x, y):
 ALIKE = 0.995  # least |cosine| of two films that count as one
 
 
-def _look(film):
-    """uint8 [H, W] -> a hash of the pixels, and what the film looks like.
+def _describe(film):
+    """uint8 [H, W] -> a hash of the pixels, and a descriptor of the film.
 
-    The look is made of the differences between neighbours of a 16 x 16 copy, float16
-    [480], of unit length.
+    The descriptor is made of the differences between neighbours of a 16 x 16 copy,
+    float16 [480], of unit length.
     """
     pixels = repr(film.shape).encode() + film.tobytes()
     digest = hashlib.blake2b(pixels, digest_size=16).hexdigest()
@@ -183,26 +183,26 @@ def _look(film):
     return digest, (slopes / length).astype(np.float16)
 
 
-def _looks(films, root, workers):
-    "Film -> `_look`, or the reason why it cannot be read."
+def _describe_all(films, root, workers):
+    "Film -> `_describe`, or the reason why it cannot be read."
     read = open_films(root)
 
-    def look(film):
+    def descriptor(film):
         try:
-            return _look(read(film))
+            return _describe(read(film))
         except FilmError as e:
             return str(e)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        jobs = pool.map(look, films)
-        looks = progress(jobs, total=len(films), desc='pixels', unit='film')
-        return dict(zip(films, looks))
+        jobs = pool.map(descriptor, films)
+        descriptors = progress(jobs, total=len(films), desc='pixels', unit='film')
+        return dict(zip(films, descriptors))
 
 # %% ../../nbs/6_data/66_leakage.ipynb #bce9ed04
 def _similar_films(x, y):
     """'film of x and film of y' for each film of `x` that is nearly one of `y`.
 
-    Both are film -> look.
+    Both are film -> descriptor.
     """
     if not y:
         return []
@@ -212,8 +212,8 @@ def _similar_films(x, y):
     similar = []
     for start in range(0, len(films), 256):
         some = films[start : start + 256]
-        looks = np.stack([x[f] for f in some]).astype(np.float32)
-        cosines = np.abs(looks @ bank)  # [256, films of y]
+        descriptors = np.stack([x[f] for f in some]).astype(np.float32)
+        cosines = np.abs(descriptors @ bank)  # [256, films of y]
         nearest = cosines.argmax(1)
         for f, k, c in zip(some, nearest, cosines.max(1)):
             if c >= ALIKE:
@@ -222,23 +222,23 @@ def _similar_films(x, y):
 
 
 def _same_pixels(x, y):
-    """Films of `x` that are in `y` (both film -> `_look`), to the pixel and nearly.
+    """Films of `x` that are in `y` (both film -> `_describe`), to the pixel and nearly.
 
     The latter with the film of `y`.
     """
     digests = {digest for digest, _ in y.values()}
     same = []
     rest = {}
-    for film, (digest, look) in x.items():
+    for film, (digest, descriptor) in x.items():
         if digest in digests:
             same.append(film)
         else:
-            rest[film] = look
-    looks = {film: look for film, (_, look) in y.items()}
-    return {'pixels': sorted(same), 'similar pixels': _similar_films(rest, looks)}
+            rest[film] = descriptor
+    descriptors = {film: descriptor for film, (_, descriptor) in y.items()}
+    return {'pixels': sorted(same), 'similar pixels': _similar_films(rest, descriptors)}
 
 # %% ../../nbs/6_data/66_leakage.ipynb #687c8210
-# a corpus, another with films or patients of it, how this is said
+# a corpus, another with films or patients of it, how this is reported
 PARTS = (
     ('rsna', 'nih14', 'the films of RSNA Pneumonia are ChestX-ray14 films'),
     ('siim', 'nih14', 'the films of SIIM Pneumothorax are ChestX-ray14 films'),
@@ -286,9 +286,9 @@ def _sources(studies, two_tables):
     n_labels = studies.positive.map(len) + studies.negative.map(len)
     counts = Counter(zip(studies.source, studies.split, n_labels))
     sources = Counter()
-    for (source, split, n_said), n in counts.items():
+    for (source, split, n_labels), n in counts.items():
         if two_tables and source in ('chexpert', 'chexpert_plus'):
-            source = _part_of_chexpert(source, split, n_said)
+            source = _part_of_chexpert(source, split, n_labels)
         sources[source] += n
     return sources
 
@@ -306,28 +306,28 @@ def _cut_from(x, y):
     return cut
 
 # %% ../../nbs/6_data/66_leakage.ipynb #f125944b
-def _all_looks(tables, roots, workers):
-    """Name of a table -> film -> `_look`; and the films that cannot be read.
+def _describe_tables(tables, roots, workers):
+    """Name of a table -> film -> `_describe`; and the films that cannot be read.
 
     The latter as (film, reason); `roots` are the folders of the tables' films.
     """
-    looks = {}
+    descriptors = {}
     unread = []
     for name, table in tables.items():
         films = sorted({film for cell in table.images for film in cell})
-        looks[name] = {}
-        for film, look in _looks(films, roots[name], workers).items():
-            if isinstance(look, str):
-                unread.append((film, look))
+        descriptors[name] = {}
+        for film, descriptor in _describe_all(films, roots[name], workers).items():
+            if isinstance(descriptor, str):
+                unread.append((film, descriptor))
             else:
-                looks[name][film] = look
+                descriptors[name][film] = descriptor
     if unread:
         logger.info(
             'films that cannot be read and are not compared: '
             f'{len(unread)}, first {unread[0][0]} (reasons in '
             ".attrs['unread'])"
         )
-    return looks, unread
+    return descriptors, unread
 
 # %% ../../nbs/6_data/66_leakage.ipynb #32bcfd48
 def _split_tables(studies):
@@ -338,6 +338,14 @@ def _split_tables(studies):
         if len(table):
             tables[split] = table
     return tables
+
+
+def _count_shared(shared, cut):
+    "(kind, how many, examples) of what two tables share, and of corpora cut."
+    rows = [(what, len(found), found[:3]) for what, found in shared.items()]
+    if cut:
+        rows.append(('corpus', sum(cut.values()), list(cut)[:3]))
+    return rows
 
 
 def leakage(
@@ -360,22 +368,20 @@ def leakage(
     tables = _split_tables(a) if b is None else dict(a=a, b=b)
     names = {n: _names_in(table) for n, table in tables.items()}
     sources = {n: _sources(table, b is not None) for n, table in tables.items()}
-    looks, unread = {}, []
+    descriptors, unread = {}, []
     if root_a is not None:
         roots = dict.fromkeys(tables, root_a)
         if b is not None and root_b is not None:
             roots['b'] = root_b
-        looks, unread = _all_looks(tables, roots, workers)
+        descriptors, unread = _describe_tables(tables, roots, workers)
     rows = []
     for x, y in itertools.combinations(tables, 2):
         shared = _shared_names(names[x], names[y])
-        if looks:
-            shared |= _same_pixels(looks[x], looks[y])
-        for what, found in shared.items():
-            rows.append((x, y, what, len(found), found[:3]))
+        if descriptors:
+            shared |= _same_pixels(descriptors[x], descriptors[y])
         cut = _cut_from(sources[x], sources[y])
-        if cut:
-            rows.append((x, y, 'corpus', sum(cut.values()), list(cut)[:3]))
+        found = _count_shared(shared, cut)
+        rows += [(x, y, *row) for row in found]
     columns = ['first', 'second', 'what', 'shared', 'examples']
     table = pd.DataFrame(rows, columns=columns)
     table.attrs['unread'] = unread
@@ -420,7 +426,7 @@ def _films_by_end(films):
     return by_end
 
 
-def _film_called(name, by_end):
+def _find_listed_film(name, by_end):
     """The film that a name in a list means, or None.
 
     It must end like the name, to the start of one of them, or for five digits.
@@ -446,7 +452,7 @@ def _listed_films(path, by_end):
     for line in filter(None, map(str.strip, text.splitlines())):
         # the name alone, or a line in which it stands
         words = [line, *re.split(r'[\s,;]+', line)]
-        named = filter(None, (_film_called(word, by_end) for word in words))
+        named = filter(None, (_find_listed_film(word, by_end) for word in words))
         film = next(named, None)
         films.append(film) if film else lost.append(line)
     if not films:
@@ -492,7 +498,7 @@ def _parts_of_splits(studies, split_of, files):
     return table
 
 
-def _say_shared(table):
+def _warn_of_shared_patients(table):
     "Warns of patients that lists put into several splits."
     splits = table.groupby('patient_id').split.agg(lambda cell: tuple(sorted({*cell})))
     pairs = Counter(
@@ -526,5 +532,5 @@ def split_from_lists(
     note_left_out(table, [*left_out, *gone])
     if gone:
         logger.info(f'{len(gone):,} films are in no list and left out')
-    _say_shared(table)
+    _warn_of_shared_patients(table)
     return table

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['logger', 'BYTES', 'open_reader', 'drop_films', 'open_out', 'check_source', 'check_space', 'report_tables',
            'report_text', 'show_labels', 'sample_sizes', 'report_page', 'clear_out', 'prepare', 'mix', 'parse_command',
-           'parse_args', 'main']
+           'main']
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-003
 import argparse
 import errno
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -149,14 +150,14 @@ _NOUNS = dict(
 )
 
 
-def _count_words(n, one, more):
-    return f'{n} {one if n == 1 else more}'
-
-
 def _left_out_words(left):
     "What was left out, in words: films (or their rows), studies and reports."
     counts = left.kind.value_counts()
-    parts = [_count_words(counts[k], *_NOUNS[k]) for k in _NOUNS if k in counts]
+    parts = [
+        f'{counts[kind]} {one if counts[kind] == 1 else many}'
+        for kind, (one, many) in _NOUNS.items()
+        if kind in counts
+    ]
     return f'; left out: {", ".join(parts)} (left_out.csv)' if parts else ''
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-015
@@ -312,7 +313,7 @@ def _differences(then, now):
     "Files that are not the same any more, in words."
     common = then.index.intersection(now.index, sort=False)
     differs = then.loc[common, _FIELDS] != now.loc[common, _FIELDS]
-    # of what has a checksum the time says nothing
+    # where there is a checksum, the time does not count
     differs['time'] &= then.checksum[common] == -1
     words = [f'{path} has changed' for path in common[differs.any(axis=1)]]
     for one, other, what in ((then, now, 'is gone'), (now, then, 'is new')):
@@ -394,10 +395,10 @@ def _view_counts(studies):
 
 
 def _label_counts(studies):
-    "Studies by label and by what is said of it, the commonest finding first."
+    "Studies by label and by its state, the commonest finding first."
     counts = {c: studies[c].explode().value_counts() for c in LABEL_COLUMNS}
     labels = pd.DataFrame(counts).fillna(0).astype(int)
-    labels['not said'] = len(studies) - labels.sum(axis=1)
+    labels['unknown'] = len(studies) - labels.sum(axis=1)
     return labels.sort_values('positive', ascending=False)
 
 
@@ -445,8 +446,8 @@ def _patient_lines(studies):
     for column in ('sex', 'race'):
         if column in studies:
             counts = studies[column].replace('', 'not known').value_counts()
-            told = ', '.join(f'{name} {n:,}' for name, n in counts.items())
-            lines.append(f'- {column} (studies): {told}')
+            parts = [f'{name} {n:,}' for name, n in counts.items()]
+            lines.append(f'- {column} (studies): {", ".join(parts)}')
     if 'age' in studies:
         low, middle, high = studies.age.quantile([0.05, 0.5, 0.95])
         lines.append(
@@ -510,9 +511,9 @@ def show_labels(
     ax: Axes | None = None,
     most: int = 30,  # labels drawn, the commonest first
 ) -> Axes:
-    "What is said of each label, as one bar of all studies."
+    "The states of each label, as one bar of all studies."
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 3), layout='constrained')
+        _, ax = plt.subplots(figsize=(7, 4), layout='constrained')
     counts = labels.head(most)
     shares = counts.div(counts.sum(axis=1), axis=0)
     start = np.zeros(len(shares))
@@ -520,14 +521,14 @@ def show_labels(
         ('positive', PALETTE[3]),
         ('uncertain', PALETTE[1]),
         ('negative', PALETTE[0]),
-        ('not said', '.9'),
+        ('unknown', '.9'),
     ):
         ax.barh(shares.index, shares[kind], left=start, color=color, label=kind)
         start += shares[kind].to_numpy()
     ax.invert_yaxis()
     ax.set(title='labels, share of studies', xlim=(0, 1))
-    ax.tick_params(axis='y', labelsize=6)
-    ax.legend(fontsize=6, loc='upper center', ncols=4, bbox_to_anchor=(0.35, -0.07))
+    ax.tick_params(axis='y', labelsize=7)
+    ax.legend(fontsize=7, loc='upper center', ncols=4, bbox_to_anchor=(0.35, -0.07))
     return ax
 
 
@@ -682,7 +683,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def _stage(name, card, out):
     """Note on the card that a stage was begun, and how long it took.
 
-    Also if an error stops it; of a full disk it is said what is kept.
+    Also if an error stops it; the error of a full disk tells what is kept.
     """
     start = time.perf_counter()
     before = card['seconds'].setdefault(name, 0)
@@ -782,7 +783,7 @@ def _write_all(table, left, bad, originals, out, card):
     stored = open_films(out / options['films'])
     page = report_page(studies, stored, title, originals=originals)
     with atomic_path(out / 'report.png') as path:
-        page.savefig(path, format='png', dpi=80)
+        page.savefig(path, format='png', dpi=110)
     plt.close(page)
     save_studies(studies, out / 'studies.parquet')
     card['table'] = _checksum(out / 'studies.parquet')
@@ -923,7 +924,7 @@ def prepare(
     root: str | Path,
     out: str | Path,  # a new folder, or the one of a run that was stopped
     side: int = 288,  # short side of the stored films, pixels
-    # processes that decode films; none: one a core; 0: this one
+    # processes that decode films; none: one per core; 0: this one
     num_workers: int | None = None,
     # where to store films, to share a cache between corpora; none: `out/films`
     films: str | Path | None = None,
@@ -971,6 +972,33 @@ def prepare(
     return _store(*found, film_root, out, card, num_workers, on_bad_film)
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-052
+def _check_one_cache(folders):
+    "Raises `CXRError` if the films of some folders are in different caches."
+    films = set()
+    for folder in folders:
+        options = _read_card(folder)['options']
+        films.add(str((folder / options['films']).resolve()))
+    if len(films) != 1:
+        raise CXRError(
+            f'films are in different folders ({", ".join(sorted(films))}); '
+            'prepare the corpora with the same `films`'
+        )
+
+
+def _table_to_mix(folder):
+    """The table of a folder, with ids that no other corpus has.
+
+    Returns: the table; 'origin/study' of each study, which another corpus may have too.
+    """
+    table = load_studies(folder / 'studies.parquet')
+    origins = ['+'.join(sorted(origins_of(source))) for source in table.source]
+    origins = [origin or folder.name for origin in origins]
+    studies = [f'{o}/{s}' for o, s in zip(origins, table.study_id)]
+    table['study_id'] = f'{folder.name}/' + table.study_id
+    table['patient_id'] = [f'{o}/{p}' for o, p in zip(origins, table.patient_id)]
+    return table, studies
+
+
 def mix(
     folders: list,  # made by `prepare` with one and the same `films`
     path: str | Path,  # the .parquet to write
@@ -981,25 +1009,9 @@ def mix(
     splits.
     """
     folders = [Path(folder) for folder in folders]
-    films = set()
-    for folder in folders:
-        options = _read_card(folder)['options']
-        films.add(str((folder / options['films']).resolve()))
-    if len(films) != 1:
-        raise CXRError(
-            f'films are in different folders ({", ".join(sorted(films))}); '
-            'prepare the corpora with the same `films`'
-        )
-    tables = []
-    counts = Counter()
-    for folder in folders:
-        table = load_studies(folder / 'studies.parquet')
-        origins = ['+'.join(sorted(origins_of(source))) for source in table.source]
-        origins = [origin or folder.name for origin in origins]
-        counts.update(f'{o}/{s}' for o, s in zip(origins, table.study_id))
-        table['study_id'] = f'{folder.name}/' + table.study_id
-        table['patient_id'] = [f'{o}/{p}' for o, p in zip(origins, table.patient_id)]
-        tables.append(table)
+    _check_one_cache(folders)
+    tables, studies = zip(*map(_table_to_mix, folders))
+    counts = Counter(itertools.chain(*studies))
     twice = [study for study, n in counts.items() if n > 1]
     if twice:
         logger.warning(
@@ -1052,7 +1064,7 @@ def _parser():
         help='films that cannot be read: list them, or stop (%(default)s)',
     )
     films.add_argument(
-        '--num_workers', type=int, help='processes that decode films (one a core)'
+        '--num_workers', type=int, help='processes that decode films (one per core)'
     )
     output = p.add_argument_group('output')
     output.add_argument('out', help='a new folder, or that of a run that was stopped')
@@ -1090,13 +1102,6 @@ def parse_command(
         except ValueError as e:
             parser.error(f'--read {pair}: {e}')
     return arguments, quiet
-
-
-def parse_args(
-    argv: list[str] | None = None,  # as `parse_command`
-) -> dict:
-    "The arguments alone of `parse_command`."
-    return parse_command(argv)[0]
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-057
 def main(
