@@ -971,7 +971,7 @@ if __name__ == '__main__' and globals().get('__spec__'):
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #13e55995
 from ..data.corpora import CHESTXDET_LABELS, PADCHEST_LABELS  # noqa: F811
-from ..text.labels import CHEXPERT_LABELS
+from ..text.labels import CHEXPERT_LABELS  # noqa: F811
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #af72be9c
 _IN_PADCHEST = tuple(label for label in PADCHEST_LABELS if label != 'No Finding')

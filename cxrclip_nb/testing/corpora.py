@@ -2355,10 +2355,10 @@ def write_ms_cxr(
         corpus.trap('boxes in pixels of a larger film', study)
         if len(found) > 1:
             corpus.trap('several rows', study)
-        says = dict(texts=[phrase for _, phrase, *_ in found])
-        says |= dict(positive=[label for label, *_ in found], regions=[regions])
+        annotations = dict(texts=[phrase for _, phrase, *_ in found])
+        annotations |= dict(positive=[label for label, *_ in found], regions=[regions])
         split = split.replace('val', 'valid')
-        corpus.study(study, f'p{subject}', split, [path], ['UNKNOWN'], **says)
+        corpus.study(study, f'p{subject}', split, [path], ['UNKNOWN'], **annotations)
     corpus.put('MS_CXR_Local_Alignment_v1.1.0.csv', csv_text(MS_CXR_HEADER, rows))
 
 # %% ../../nbs/b_experts/b1_expert_tests.ipynb #69466acc
@@ -2417,9 +2417,11 @@ def write_chestxdet(
             corpus.trap('a film without findings', study)
         positive = list(dict.fromkeys(label for label, _, _ in drawn))
         negative = [label for label in CHESTXDET_LABELS if label not in positive]
-        says = dict(positive=positive, negative=negative)
-        says['regions'] = [_det_regions(drawn)]
-        corpus.study(study, study, split, [f'{split}/{name}'], ['UNKNOWN'], **says)
+        annotations = dict(positive=positive, negative=negative)
+        annotations['regions'] = [_det_regions(drawn)]
+        corpus.study(
+            study, study, split, [f'{split}/{name}'], ['UNKNOWN'], **annotations
+        )
     for split, films in entries.items():
         corpus.put(f'ChestX_Det_{split}.json', json.dumps(films))
 
