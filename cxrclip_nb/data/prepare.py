@@ -290,7 +290,7 @@ def _facts(paths: Iterator[str], are_films: bool) -> pd.DataFrame:
 
 
 def _film_facts(table, root):
-    "The same of the films of a study table."
+    "Size and time of the films of a study table."
     films = {film for cell in table.images for film in cell}
     return _facts((os.path.join(root, film) for film in sorted(films)), True)
 
@@ -327,7 +327,7 @@ def check_source(
     then: pd.DataFrame,  # a row for each file of the source: size, time, checksum, film
     now: pd.DataFrame,  # the same today
 ) -> None:
-    """Is what a run was begun from as it was? Films may be new, or gone.
+    """Check that the source of a run has not changed; films may be new, or gone.
 
     Raises: `CXRError` that names the first files that have changed.
     """
@@ -349,7 +349,7 @@ def check_space(
     n_films: int,  # of this table that are not stored yet
     side: int,  # short side of the cache, pixels
 ) -> float:  # bytes that may still be needed
-    "Is there room for the cache? `CXRError` with both numbers if not."
+    "Check that there is room for the cache; `CXRError` with both numbers if not."
     existing = next(p for p in (films, *films.parents) if p.exists())
     free = shutil.disk_usage(existing).free
     needed = BYTES * side**2 * n_films
@@ -368,7 +368,7 @@ def _not_stored(films, names):
 
 # %% ../../nbs/6_data/67_prepare.ipynb #17-prep-020
 def _split_counts(studies):
-    "Studies, patients, films, and what they come with, by split and for all."
+    "Studies, patients, films, and how many have texts or labels, by split and for all."
     has_text = studies.texts.map(len) > 0
     n_labels = studies[list(LABEL_COLUMNS)].map(len).sum(axis=1)
     n_films = studies.images.map(len)
@@ -441,7 +441,7 @@ def _region_counts(studies):
 
 
 def _patient_lines(studies):
-    "What is known of patients, a line a column."
+    "What is known of patients, a line per column."
     lines = []
     for column in ('sex', 'race'):
         if column in studies:
@@ -633,6 +633,17 @@ def _show_regions(studies, read, rng, axs):
     show_films(films, titles, axs=list(axs[: len(marked)]), outlines=outlines)
 
 
+def _show_first_films(studies, read, rng, axs):
+    "The first films of some studies with view and labels, one in each of some Axes."
+    order = rng.permutation(len(studies))[: len(axs)]
+    some = list(studies.iloc[order].itertuples())
+    titles = [f'{s.views[0]}\n{", ".join(s.positive[:2]) or "no label"}' for s in some]
+    for ax in axs:
+        ax.axis('off')
+    films = [read(s.images[0]) for s in some]
+    show_films(films, titles, axs=list(axs[: len(some)]))
+
+
 def report_page(
     studies: pd.DataFrame,
     read,  # film -> uint8 [H, W], of `open_films`
@@ -645,25 +656,19 @@ def report_page(
     has_regions = 'regions' in studies and studies.regions.map(any).any()
     heights = (2.6, 1, 1.35) if has_regions else (2.6, 1)
     fig = plt.figure(figsize=(11, 7.5 / 3.6 * sum(heights)), layout='constrained')
-    plots, row, *last = fig.subfigures(len(heights), 1, height_ratios=heights)
+    plots, *rows = fig.subfigures(len(heights), 1, height_ratios=heights)
     axs = plots.subplot_mosaic(
         [['views', 'labels', 'texts'], ['sizes', 'labels', 'study']]
     )
-    films = row.subplots(1, 6)
     _show_views(tables['views'], axs['views'])
     _show_words(studies.texts, axs['texts'])
     _show_study_sizes(studies, axs['study'])
     _show_film_sizes(sample_sizes(studies, originals or read), axs['sizes'])
     show_labels(tables['labels'], axs['labels'])
-    order = rng_for(seed, 'page').permutation(len(studies))
-    some = list(studies.iloc[order[:6]].itertuples())
-    titles = [f'{s.views[0]}\n{", ".join(s.positive[:2]) or "no label"}' for s in some]
-    for ax in films:
-        ax.axis('off')
-    first_films = [read(s.images[0]) for s in some]
-    show_films(first_films, titles, axs=list(films[: len(some)]))
-    for row in last:
-        _show_regions(studies, read, rng_for(seed, 'regions'), row.subplots(1, 6))
+    _show_first_films(studies, read, rng_for(seed, 'page'), rows[0].subplots(1, 6))
+    if has_regions:
+        rng = rng_for(seed, 'regions')
+        _show_regions(studies, read, rng, rows[1].subplots(1, 6))
     fig.suptitle(title)
     return fig
 
@@ -883,7 +888,7 @@ def _check_shared(names, films, card):
 
 
 def _count_workers(num_workers):
-    "As asked; None: one per core, where the system tells the cores that are ours."
+    "The number as given; for None one per core, where the system counts ours."
     if num_workers is None and hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return num_workers or 0

@@ -365,7 +365,7 @@ def region_faults(
 
 # %% ../../nbs/b_experts/b0_regions.ipynb #6415780a
 def _read_region(fields, k):
-    "A region of what JSON says, whose fields may lack."
+    "A region from an object of JSON, which may lack fields."
     if not isinstance(fields, dict) or not set(fields) <= set(REGION_KEYS):
         raise CXRError(
             f'film {k}: a region is an object of {", ".join(REGION_KEYS)}, got '
