@@ -233,7 +233,8 @@ def neighbour_share(
 def _sum_of_others(values, patients):
     "Column sums without the studies of each row's own patient, [N, C]."
     values = pd.DataFrame(values.astype(float))
-    own = values.groupby(list(patients)).transform('sum')
+    patient, _ = pd.factorize(pd.Series(list(patients)))
+    own = values.groupby(patient).transform('sum')
     return (values.sum() - own).to_numpy()
 
 
