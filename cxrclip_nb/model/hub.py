@@ -262,7 +262,7 @@ def check_numbers(
     broken = [k for k, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise CXRError(
-            f'{len(broken)} tensors hold numbers that are not '
+            f'{len(broken)} tensor(s) hold numbers that are not '
             f'finite, first {min(broken)}: the training had failed'
         )
     for name, tensor in state.items():
@@ -369,8 +369,8 @@ def check_sizes(
     # tied tensors have one name in the file
     if n_lacking > sum(tensor.numel() for tensor in given.values()):
         raise CheckpointError(
-            f'{path}: lacks {len(lacking)} tensors, first {min(lacking)}; config.json '
-            'describes another model'
+            f'{path}: lacks {len(lacking)} tensor(s), first {min(lacking)}; '
+            'config.json describes another model'
         )
 
 # %% ../../nbs/7_models/71_hub.ipynb #1d49b685

@@ -174,14 +174,14 @@ def check_tensors(
         elif a.is_floating_point() != b.is_floating_point():
             other_kind.add(name)
     faults = {
-        'lacks': wanted.keys() - given,
-        'has unknown': given.keys() - wanted,
-        'has another shape for': misshapen,
-        'has another kind of number for': other_kind,
+        'lacks {} tensor(s)': wanted.keys() - given,
+        'has {} unknown tensor(s)': given.keys() - wanted,
+        'has another shape for {} tensor(s)': misshapen,
+        'has another kind of number for {} tensor(s)': other_kind,
     }
     for fault, names in faults.items():
         if names:
-            raise CXRError(f'{fault} {len(names)} tensors, first {min(names)}')
+            raise CXRError(f'{fault.format(len(names))}, first {min(names)}')
 
 # %% ../../nbs/2_towers/20_image_encoder.ipynb #fd5c142e
 def load_backbone(

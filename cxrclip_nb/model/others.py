@@ -422,7 +422,7 @@ def _parts_of(name):
     missing = sorted(info['missing_keys'])
     if missing:
         raise CXRError(
-            f'transformers:{name}: the weights lack {len(missing)} tensors, first '
+            f'transformers:{name}: the weights lack {len(missing)} tensor(s), first '
             f'{missing[0]}'
         )
     processor = AutoImageProcessor.from_pretrained(name, **safe)
