@@ -687,7 +687,8 @@ class Trainer:
     def _about(self, step, metrics):
         "What the card of a checkpoint says."
         optim, objective = self.options.optim, self.options.objective
-        about = about_run(optim, objective, self.studies, step, metrics)
+        epochs = step / len(self.loader)
+        about = about_run(optim, objective, self.studies, step, epochs, metrics)
         start = asdict(self.options.start)
         if start != asdict(StartOptions()):
             about['training'] |= {k: v for k, v in start.items() if v is not None}

@@ -9,6 +9,7 @@ __all__ = ['PROJECT', 'evaluate', 'metrics_table', 'findings_table', 'speed', 's
 # %% ../../nbs/8_training/86_report.ipynb #55effa08
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
@@ -198,8 +199,10 @@ def tracker_options(
     if tracker == 'none':
         return {}
     if tracker not in known_trackers():
-        names = ', '.join(['none', *known_trackers()])
-        raise CXRError(f'unknown tracker {tracker!r}; Accelerate knows {names}')
+        close = ', '.join(get_close_matches(tracker, known_trackers()))
+        hint = f'close: {close}; known: ' if close else 'known: '
+        names = ', '.join(known_trackers())
+        raise CXRError(f'unknown tracker {tracker!r}; {hint}{names}, or none')
     if tracker not in map(str, get_available_trackers()):
         package = _PACKAGES.get(tracker, tracker)
         raise CXRError(
@@ -262,7 +265,6 @@ def close_tracker(accelerator: Accelerator) -> None:
 # %% ../../nbs/8_training/86_report.ipynb #82486862
 # options that a card names
 _ON_CARD = (
-    'epochs',
     'batch_size',
     'lr',
     'weight_decay',
@@ -281,6 +283,7 @@ def about_run(
     objective: ObjectiveOptions,
     studies: pd.DataFrame,  # the whole table
     step: int,  # steps taken by the model that is described
+    epochs: float,  # passes over the training studies that these steps make
     metrics: dict,  # of its evaluation; may be empty
 ) -> dict:  # data, training, metrics, findings: the `about` of a checkpoint
     "What a reader of the model card wants to know of a run."
@@ -298,7 +301,9 @@ def about_run(
             with_intervals[name] = [metrics[name], low, high]
     about = dict(
         data=data,
-        training=dict(steps=step, version=__version__, **on_card),
+        training=dict(
+            steps=step, epochs=round(epochs, 2), **on_card, cxrclip_nb=__version__
+        ),
         metrics=with_intervals,
     )
     findings = {}
