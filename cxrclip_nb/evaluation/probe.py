@@ -55,7 +55,7 @@ def film_features(
     batch_size: int = 64,  # films at once
     num_workers: int = 0,  # processes that read films
 ) -> np.ndarray:  # float32 [films, F or D]
-    """One row a film.
+    """One row per film.
 
     Raises: `ValueError` for other features, `FilmError` naming a film that cannot be
     read.
@@ -148,7 +148,7 @@ def extract(
     cache: str | Path | None = None,  # folder to keep features in; None: nowhere
     batch_size: int = 64,
     num_workers: int = 0,  # processes that read films
-) -> np.ndarray:  # float32 [N, F], a row a study: the mean of its films
+) -> np.ndarray:  # float32 [N, F], one row per study: the mean of its films
     """Features of studies; each film is read once, or not at all if `cache` has them.
 
     Raises: `ValueError` naming a damaged file of the cache.
@@ -291,7 +291,8 @@ def _features(model, studies, root, features, cache, num_workers):
     x = np.asarray(model, np.float64)
     if x.ndim != 2 or len(x) != len(studies):
         raise ValueError(
-            f'features must be [{len(studies)}, F], a row a study, got {list(x.shape)}'
+            f'features must be [{len(studies)}, F], one row per study, '
+            f'got {list(x.shape)}'
         )
     broken = np.flatnonzero(~np.isfinite(x).all(1))
     if broken.size:
@@ -300,7 +301,7 @@ def _features(model, studies, root, features, cache, num_workers):
 
 # %% ../../nbs/4_evidence/42_probe.ipynb #b6da5dc0
 def linear_probe(
-    model,  # a CXRCLIP, or features [N, F], a row a study
+    model,  # a CXRCLIP, or features [N, F], one row per study
     studies: pd.DataFrame,  # a study table with the splits train, valid, test
     # folder of the films, or a film cache; not needed for features
     root: str | Path | None = None,
@@ -430,7 +431,7 @@ class FineTune:
     "How a classifier is trained."
 
     steps: int = 300  # optimiser steps
-    batch_size: int = 32  # studies a step, at most those there are
+    batch_size: int = 32  # studies per step, at most those there are
     lr: float = 1e-3  # highest learning rate
     weight_decay: float = 1e-2  # of weight matrices
     warmup: float = 0.1  # share of the steps over which the rate rises
@@ -607,7 +608,7 @@ class FineTuned:
 
     classifier: Classifier  # at its best validation, in eval mode
     labels: list  # names of its findings
-    history: pd.DataFrame  # a row a step: loss, lr; `valid` (mean AUROC) at the checks
+    history: pd.DataFrame  # one row per step: loss, lr; `valid`: mean AUROC, at checks
     # share, seed, finding, n_train, n_pos, valid, auroc, low, high, as `linear_probe`
     table: pd.DataFrame
 

@@ -101,7 +101,7 @@ def _image_to_text(image, text, texts, chunk):
 
 
 def image_ranks(
-    # [N, D] unit norm, or several films a study [V, N, D], see `by_study`
+    # [N, D] unit norm, or several films per study [V, N, D], see `by_study`
     image: Tensor,
     text: Tensor,  # [N, D] unit norm
     # [N] the texts themselves; equal ones are one candidate
@@ -133,7 +133,7 @@ def _text_to_image(image, text, texts, chunk):
 
 
 def text_ranks(
-    # [N, D] unit norm, or several films a study [V, N, D], see `by_study`
+    # [N, D] unit norm, or several films per study [V, N, D], see `by_study`
     image: Tensor,
     text: Tensor,  # [N, D] unit norm
     texts: Sequence | None = None,  # [N] the texts themselves
@@ -162,7 +162,7 @@ def _check_films(image, films, n):
 
 
 def by_study(
-    image: Tensor,  # [F, D] unit norm, a row a film
+    image: Tensor,  # [F, D] unit norm, one row per film
     films: Sequence[int],  # [F] the study of each film, 0 ... N-1
     n: int,  # studies, N
     combine: str = 'mean',  # 'mean' of the embeddings, or 'best': all are kept

@@ -43,7 +43,7 @@ class Arm:
     "One way to train."
 
     dose: float = 1.0  # share of the label studies that is trained on
-    views: int = 2  # images and texts taken of a study
+    views: int = 2  # images and texts taken from a study
     icl_weight: float = 0.0  # of the image contrastive loss
     tcl_weight: float = 0.0  # of the text contrastive loss
     batch_size: int = 32  # studies per step

@@ -161,7 +161,7 @@ class ObjectiveOptions:
     )
     views: Literal[1, 2] = _opt(
         2,
-        'images and texts taken of a study: 2, or 1 (CLIP, the baseline; '
+        'images and texts taken from a study: 2, or 1 (CLIP, the baseline; '
         'needs icl_weight 0 and tcl_weight 0)',
     )
 
@@ -174,7 +174,7 @@ class OptimOptions:
 
     epochs: int = _opt(13, 'passes over the training studies')
     max_steps: int = _opt(0, 'steps in all; 0: as many as the epochs make')
-    batch_size: int = _opt(32, 'studies a step, over all processes')
+    batch_size: int = _opt(32, 'studies per step, over all processes')
     micro_batch: int | None = _opt(
         None, 'studies encoded at once on a device; none: all (see bigbatch)'
     )

@@ -149,8 +149,8 @@ class TrainResult:
     "What a run leaves."
 
     model: CXRCLIP  # trained, unwrapped, in eval mode; the same on all processes
-    # a row a step: losses, scale, gradient norm, rate, seconds, speed; `valid` at the
-    # end of an epoch
+    # one row per step: losses, scale, gradient norm, rate, seconds, speed; `valid` at
+    # the end of an epoch
     history: pd.DataFrame
     metrics: dict  # as in metrics.json; empty but on the main process
     run_dir: Path  # folder with everything

@@ -95,7 +95,7 @@ def _flat(name, row, chance):
 # %% ../../nbs/8_training/86_report.ipynb #52-train-070
 def metrics_table(
     metrics: dict,  # of a run, with the untrained ones under 'untrained'
-) -> pd.DataFrame:  # a row a metric: chance, untrained, trained, low, high
+) -> pd.DataFrame:  # one row per metric: chance, untrained, trained, low, high
     "The result of a run as one table; recalls and RSUM in percent."
     untrained = metrics.get('untrained', {})
     rows = []
@@ -118,7 +118,7 @@ def metrics_table(
 # %% ../../nbs/8_training/86_report.ipynb #051635a6
 def findings_table(
     metrics: dict,  # of a run
-) -> pd.DataFrame:  # a row a finding: n_pos, n_neg, auroc, low, high
+) -> pd.DataFrame:  # one row per finding: n_pos, n_neg, auroc, low, high
     "Zero-shot AUROC by finding with its 95 % interval; empty without findings."
     return pd.DataFrame.from_dict(metrics.get('findings', {}), orient='index')
 
