@@ -330,7 +330,7 @@ class RunLock:
             self._close()
 
 # %% ../../nbs/8_training/82_setup.ipynb #0a4b518a
-RESULTS = ('config.json', 'last.pt', 'best', 'model')  # an earlier run has one of these
+RESULTS = ('config.json', 'last.pt', 'best', 'model')  # the run itself
 OTHER_FILES = ('history.csv', 'metrics.json', 'curves.png', 'tensorboard')
 
 
