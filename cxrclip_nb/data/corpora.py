@@ -29,6 +29,7 @@ from .regions import coco_mask, make_region, pixel_mask
 from cxrclip_nb.data.studies import (
     COLUMNS,
     LABEL_COLUMNS,
+    MAX_TABLE_BYTES,
     OPTIONAL_COLUMNS,
     SPLITS,
     Fault,
@@ -223,7 +224,8 @@ def _read_json(root, names, by_line=False):
         raise _not_found(root, names)
     path = found[0]
     try:
-        text = path.read_text(encoding='utf-8-sig')
+        with open_regular(path, MAX_TABLE_BYTES) as file:
+            text = file.read().decode('utf-8-sig')
     except UnicodeError as e:
         raise CXRError(f'{path} is no JSON: {e}') from e
     if not by_line:

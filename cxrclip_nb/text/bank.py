@@ -392,7 +392,7 @@ def name_labels(
     """Labels by the bank's names, and all faults.
 
     Faults are labels that are unknown, without a sentence, in two lists, beside No
-    Finding, or a part without its whole.
+    Finding, or a part whose whole is denied.
 
     Returns: {'pos': names, 'neg': names, 'unc': names}, each name once; [(list,
     reason)] of each fault.
