@@ -5,8 +5,9 @@
 Directives that would be ignored, tagged cells that do not ask `need`, stored errors
 and machine paths, public names without docstring or docments, links that lead
 nowhere, cells that test and plot at once, demonstrations too long for one look,
-numbers out of order. Lines, names and imports are ruff's (`ruff.toml`), layers
-import-linter's. Exit 1 if anything is wrong.
+numbers out of order; what a chapter must open with: title and sentence, the badge and
+the first cell of Colab, in the reference **For** and **Gives**. Lines, names and
+imports are ruff's (`ruff.toml`), layers import-linter's. Exit 1 if anything is wrong.
 """
 
 import ast
@@ -18,7 +19,7 @@ import urllib.parse
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COURSE = '01234'  # first letters of its folders; all others are reference
+COURSE = '01234'  # parts that are read from top to bottom; all others are reference
 COLAB = 'https://colab.research.google.com'
 MOST = 12  # statements of a demonstration cell, checks and imports not counted
 CHECK_CALL = re.compile(r'test_(eq|ne|close|fail|is|shuffled|stdout|warns)|is_close')

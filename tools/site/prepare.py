@@ -20,7 +20,7 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from api import write_pages  # noqa: E402
-from lint_nbs import is_check, parse, source  # noqa: E402
+from lint_nbs import COURSE, is_check, parse, source  # noqa: E402
 
 DIRECTIVE = re.compile(r'^#\s*\|\s*(\w+).*\n?', re.M)
 LINK = re.compile(r'(?<=\]\()(?!\w+:)([^)#\s]*)(#[^)\s]+)?(?=\))')
@@ -31,7 +31,6 @@ MINUTES = re.compile(r'\b(\d+|five|ten|fifteen|twenty) minutes', re.I)
 WORDS = dict(five=5, ten=10, fifteen=15, twenty=20)
 HIDDEN = {'hide', 'default_exp'}
 ON_SITE = ('.ipynb', '.png', '.jpg', '.svg')
-COURSE = '01234'  # parts that are read from top to bottom
 
 
 def settings():
