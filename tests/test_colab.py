@@ -54,7 +54,8 @@ def test_colab_program(monkeypatch):
     commands, before = [], os.getcwd()
     monkeypatch.setattr(subprocess, 'run', lambda c, **_: commands.append(c))
     monkeypatch.setattr(sys, 'argv', ['colab.py', '3_losses'])
-    monkeypatch.setattr(sys, 'path', ['elsewhere'])
+    elsewhere = [p for p in sys.path if p != str(ROOT)]
+    monkeypatch.setattr(sys, 'path', elsewhere)
     try:
         runpy.run_path(str(ROOT / 'tools/colab.py'), run_name='__main__')
         assert Path.cwd() == ROOT / 'nbs/3_losses'
